@@ -36,7 +36,7 @@ def small_cells(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in (areas, cells, network, recording, splicing):
         monkeypatch.setattr(module, "CELL", 8)
     monkeypatch.setattr(smoothing, "REACH", 24)
-    monkeypatch.setattr(smoothing, "_BAND", (6, 16))
+    monkeypatch.setattr(smoothing, "_BAND", (6, 20))
     monkeypatch.setattr(smoothing, "_JOIN", 10)
     yield
 

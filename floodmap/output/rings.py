@@ -109,7 +109,9 @@ def cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
     return np.asarray(order, np.int64), sizes
 
 
-def assembled(vertices_xy: NDArray[np.integer[Any] | np.floating[Any]], ring_sizes: Ints, rings_of: Ints) -> NDArray[Any]:
+def assembled(
+    vertices_xy: NDArray[np.integer[Any] | np.floating[Any]], ring_sizes: Ints, rings_of: Ints
+) -> NDArray[Any]:
     """Build polygons from rings. In the input the rings are open: the first vertex is not repeated at the end.
 
     Args:

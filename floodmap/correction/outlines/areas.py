@@ -44,7 +44,7 @@ def merged(rects: Iterable[Window]) -> list[Window]:
     """Replace rectangles that overlap or touch, also at a corner, by the smallest rectangle around them."""
     done: list[Window] = []
     for rect in rects:
-        while (other := next((one for one in done if _touch(one, rect)), None)) is not None:
+        while (other := next((one for one in done if touch(one, rect)), None)) is not None:
             done.remove(other)
             top, left = min(rect.row_off, other.row_off), min(rect.col_off, other.col_off)
             bottom, right = max(rect.row_end, other.row_end), max(rect.col_end, other.col_end)
@@ -60,7 +60,8 @@ def _aligned(rect: Window, shape_hw: tuple[int, int]) -> Window:
     return Window(top, left, bottom - top, right - left)
 
 
-def _touch(one: Window, other: Window) -> bool:
+def touch(one: Window, other: Window) -> bool:
+    """Return whether two rectangles overlap or touch, also at a corner."""
     rows = one.row_off <= other.row_end and other.row_off <= one.row_end
     return rows and one.col_off <= other.col_end and other.col_off <= one.col_end
 

@@ -4,6 +4,9 @@ Whether a corner is removed depends on the corners near it. So the corners withi
 again, and corners farther away keep their fates (`simplify.Fates`). In a band between, all new fates must be equal to
 the stored fates, round by round. Then the change has no effect beyond the band, and the result is that of the whole
 coverage.
+
+Rings of few corners are different: whether one of them may lose a corner depends on all its corners. If such a ring
+reaches across the band, it can carry an effect to the other side. It is then added to the changes.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap.correction.outlines.areas import NotLocalError, grown, merged
+from floodmap.correction.outlines.areas import NotLocalError, grown, merged, touch
 from floodmap.correction.outlines.splicing import Spliced
 from floodmap.correction.outlines.stored import ranges
 from floodmap.geo.window import Window
@@ -21,7 +24,7 @@ from floodmap.output.simplify import KEPT, NODE, Fates, fates_of
 
 REACH = 96
 """Distance in pixels from a change within which corners are simplified again."""
-_BAND = (24, 64)
+_BAND = (24, 80)
 """Distances in pixels from a change between which the new fates must be equal to the stored fates."""
 _JOIN = 40
 """Distance in pixels up to which the new fates are used."""
@@ -67,8 +70,8 @@ def smoothed(
             rects = merged(grown(rect, REACH, shape_hw) for rect in rects)
             continue
         result, tight = found
-        wide = [grown(rect, _JOIN, shape_hw) for rect in rects]
-        outside = [box for box in tight if not _covers(wide, box)]
+        near, wide = ([grown(rect, reach, shape_hw) for rect in rects] for reach in (_BAND[0], _BAND[1] - 1))
+        outside = [box for box in tight if any(touch(rect, box) for rect in near) and not _covers(wide, box)]
         if not outside and not coverage.finds_small_rings(result):
             differs = np.zeros(len(kept), bool)
             ring = np.searchsorted(spliced.ring_ends, np.flatnonzero(result != fates), "right")
