@@ -10,14 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from floodmap._runtime.files import write_whole
 from floodmap.analysis.flood_map import files_of, open_flood_map
-from floodmap.correction.outlines.recording import record
-from floodmap.correction.outlines.stored import Outlines
 from floodmap.errors import writing
 from floodmap.imagery.scene import Scene
 from floodmap.inference.coarse_map import CoarsePart
@@ -29,6 +27,9 @@ from floodmap.output.results import FloodMap
 from floodmap.strips.codes import THRESHOLD
 from floodmap.strips.journal import Journal, Strips
 from floodmap.strips.strip import packed
+
+if TYPE_CHECKING:
+    from floodmap.correction.outlines.stored import Outlines
 
 COARSE = "coarse.npz"
 """Name of the file with the result of the coarse pass."""
@@ -80,6 +81,8 @@ def keep_features(flood_map: FloodMap, journal: Journal, settings: Mapping[str, 
         if (coarse := journal.scratch / COARSE).exists():
             coarse.rename(folder / COARSE)
         if can_be_quick(finishing):
+            from floodmap.correction.outlines.recording import record  # its libraries take time to import
+
             record(folder / _OUTLINES, journal.strips(), **finishing.of_polygons())
         (folder / _STRIPS).mkdir()
         for strip in journal.files():
@@ -150,6 +153,8 @@ class Features:
 
     def outlines(self) -> Outlines | None:
         """Read the outlines of the automatic result; None if they were not kept."""
+        from floodmap.correction.outlines.stored import Outlines  # its libraries take time to import
+
         return Outlines.load(self.folder / _OUTLINES)
 
     def census(self, threshold: int) -> Census:

@@ -15,7 +15,6 @@ from floodmap._runtime.changes import changes
 from floodmap.analysis.flood_map import files_of, open_flood_map
 from floodmap.correction.changes import ChangedCodes, changes_by_points, touched
 from floodmap.correction.features import Features, can_be_quick
-from floodmap.correction.quick import prepared, write_quickly
 from floodmap.description import jsonable
 from floodmap.errors import OutputError, PromptError, writing
 from floodmap.imagery.scene import Scene
@@ -105,6 +104,8 @@ class Correction:
         json_report = finishing.out / f"{finishing.name}.json"
         if not len(self.points.points_xy):
             return self._brought_back(json_report)
+        from floodmap.correction.quick import prepared, write_quickly  # its libraries take time to import
+
         quick = can_be_quick(finishing)
         with ThreadPoolExecutor(1, thread_name_prefix="outlines") as executor:
             boxes = [window for *_, window, _ in touched(grid, self.points)]
