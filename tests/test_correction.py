@@ -26,6 +26,7 @@ from floodmap.errors import FloodmapError, ModelError, OutputError, PromptError
 from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
 from floodmap.options import SegmentOptions
+from floodmap.output.pages.settings import origin_table
 from floodmap.output.polygons import polygonize
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
@@ -96,7 +97,11 @@ def test_a_correction_is_the_run_with_these_points_to_one_per_cent(
         == len(np.argwhere(found[found <= 100] >= 50))
     )
     assert result.report["correction"]["points"] == {"flood": 2, "dry": 1}
-    assert result.report["correction"]["pixels_changed"] == int((found != before).sum())
+    changed = int((found != before).sum())
+    assert result.report["correction"]["pixels_changed"] == changed
+    assert dict(origin_table(result.report))["Corrected by points"] == (
+        f"2 on flood, 1 on dry ground; {changed:,} pixels changed"
+    )
 
 
 def test_nothing_changes_outside_of_the_windows_of_the_points(scene: Path, first: FloodMap, tmp_path: Path) -> None:

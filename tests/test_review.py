@@ -26,6 +26,7 @@ from floodmap.analysis.review.run import apply_review, review, undo_review
 from floodmap.errors import OutputError, SceneError, VectorError
 from floodmap.geo.geogrid import UNPLACED, GeoGrid
 from floodmap.options import SceneOptions, SegmentOptions
+from floodmap.output.pages.settings import origin_table
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
 from floodmap.strips.codes import REASONS
@@ -212,6 +213,7 @@ def test_rejected_and_redrawn_places_and_edits_change_the_result(result: FloodMa
     assert about["places"] == {"open": len(places) - 3, "accepted": 1, "rejected": 1, "redrawn": 1}
     assert about["edits"] == 2 and about["method"] == "Semi-automatic extraction"
     assert about["pixels_changed"] == np.count_nonzero(mask != old)
+    assert "1 redrawn; 2 polygons" in dict(origin_table(done.report))["Reviewed"]
     assert np.count_nonzero(mask == 1) == done.report["pixels"]["flood"]
     flood = geopandas.read_file(folder / "scene.gpkg", layer="flood")
     assert flood.area.sum() == pytest.approx(0.25 * done.report["pixels"]["flood"])
@@ -290,6 +292,7 @@ def test_the_command_writes_applies_and_undoes(result: FloodMap, capsys: pytest.
     assert run(["review", name, "--apply"]) == 0 and "changed by the review" in capsys.readouterr().out
     assert run(["review", name, "--undo"]) == 0 and "the result of the model" in capsys.readouterr().out
     assert run(["review", name, "--apply", "--undo"]) == 2
+    assert run(["review", name, "--apply", "--count", "4"]) == run(["review", name, "--undo", "-o", "x.gpkg"]) == 2
 
 
 # Uncertain buildings.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..options import dataset, json_option, overwrite_option, progress_option
 
@@ -59,6 +60,11 @@ def review(
         raise click.UsageError("--apply and --undo exclude each other")
     if buildings and (applies or undoes):
         raise click.UsageError("--buildings ranks places; leave it out with --apply and --undo")
+    given = click.get_current_context().get_parameter_source
+    if (applies or undoes) and given("count") != ParameterSource.DEFAULT:
+        raise click.UsageError("--count limits the list of places; leave it out with --apply and --undo")
+    if undoes and out:
+        raise click.UsageError("-o names the file of places; leave it out with --undo")
     if buildings_layer and not buildings:
         raise click.UsageError("--buildings-layer needs --buildings")
     if not applies and not undoes:

@@ -62,4 +62,19 @@ def origin_table(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Weights (SHA-256)", summary["model"]["sha256"]),
         ("Versions", ", ".join(f"{name} {number}" for name, number in summary["versions"].items())),
         ("Finished", f"{run['finished'].replace('T', ' ')}, after {run['seconds']:,.0f} s"),
+        *_by_a_person(summary),
     ]
+
+
+def _by_a_person(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a person has changed in the result of the model: points, and a review."""
+    rows = []
+    if correction := summary.get("correction"):
+        points = correction["points"]
+        where = f"{points['flood']:,} on flood, {points['dry']:,} on dry ground"
+        rows.append(("Corrected by points", f"{where}; {correction['pixels_changed']:,} pixels changed"))
+    if review := summary.get("review"):
+        places = ", ".join(f"{number:,} {status}" for status, number in review["places"].items())
+        rows.append(("Reviewed", f"places: {places}; {review['edits']:,} polygons; {review['pixels_changed']:,} pixels "
+                     f"changed ({review['method']})"))  # fmt: skip
+    return rows
