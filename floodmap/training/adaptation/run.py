@@ -22,7 +22,7 @@ from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.stac import scene_of
 from floodmap.imagery.scene import Scene
 from floodmap.inference.prompting import Prompter, far_view, has_coarse_pass
-from floodmap.models.calibration import Calibration, fit
+from floodmap.models.calibration import Calibration, fit_scale
 from floodmap.models.infrared import with_infrared
 from floodmap.models.loading import load_segmenter, pick_device, pick_dtype
 from floodmap.models.protocol import Segmenter
@@ -197,9 +197,12 @@ def _divided(given: Corrections, path: Path, options: AdaptOptions) -> Division:
 
 
 def _refined(calibration: Calibration, counts: Counts) -> Calibration:
-    """Fit Platt scaling to probabilities that are calibrated already, and join both calibrations."""
-    scale, shift = fit(np.round(counts).astype(np.int64))
-    return Calibration(scale * calibration.scale, scale * calibration.shift + shift)
+    """Fit the scale of probabilities that are calibrated already, and join it with their calibration.
+
+    The shift is not fitted: ground around corrections counts by the old probabilities, which would pull it back.
+    """
+    scale = fit_scale(counts).scale
+    return Calibration(scale * calibration.scale, scale * calibration.shift)
 
 
 def _training_record(base: Base, source: SourceName, name: str) -> dict[str, Any]:
