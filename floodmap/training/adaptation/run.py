@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -19,6 +18,7 @@ from torch import Tensor
 from floodmap.errors import LabelError, OutputError
 from floodmap.geo.names import refuse_unreadable
 from floodmap.geo.source_name import SourceName
+from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.raster.stac import scene_of
 from floodmap.imagery.scene import Scene
 from floodmap.inference.prompting import Prompter, far_view, has_coarse_pass
@@ -91,7 +91,7 @@ def adapt_model(
         )  # fmt: skip
         if not result.helped and not options.even_if_worse:
             return replace(result, path=None)
-        record = {**result.as_json(), "scene": scene.name, "corrections": _sha256(corrections), "seed": options.seed}
+        record = {**result.as_json(), "scene": scene.name, "corrections": of_input(corrections), "seed": options.seed}
         record = {key: value for key, value in record.items() if key not in ("path", "seconds")}
         training = _training_record(base, name, options.base)
         base.write(out, tuned, run.calibration, **{ADAPTED: record, "training": training})
@@ -211,7 +211,3 @@ def _training_record(base: Base, source: SourceName, name: str) -> dict[str, Any
     keys = record.get("keys", {})
     own = [picture_key(source.path)] if source.path is not None and source.path.is_file() else []
     return {**record, "base": name, "keys": {**keys, "train": sorted({*keys.get("train", ()), *own})}}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
