@@ -87,7 +87,7 @@ def edits(scene: Path) -> Path:
 
 
 # The shipped model is sure that orange is dry: the default settings, which are careful, would need more of it.
-BOLD = Tuning(steps=70, learning_rate=6e-4, share=1.0, old_predictions=0.0, pull=0.0)
+BOLD = Tuning(steps=70, old_predictions=0.0, pull=0.0)
 
 
 def quick(**settings: float) -> partial[Tuning]:
@@ -240,7 +240,7 @@ def test_the_file_keeps_all_but_decoder_and_calibration_and_records_the_run(
 def test_nothing_is_written_unless_it_helped_or_is_wanted(
     scene: Path, edits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floodmap.training.adaptation.run, "Tuning", quick(share=0.0, calibrates=False))
+    monkeypatch.setattr(floodmap.training.adaptation.run, "Tuning", quick(learning_rate=0.0, calibrates=False))
     out = tmp_path / "local.safetensors"
     command = ["adapt", str(scene), "--corrections", str(edits), "-o", str(out), "--device", "cpu"]
     done = CliRunner().invoke(cli, command, standalone_mode=False)

@@ -130,18 +130,17 @@ class _Run:
         self.report(1.0, "encode")
         tune(network, (far, near), self.tuning, dtype=self.dtype, report=lambda share: self.report(share / 2, "tune"))
         if far:
-            near = encoder.with_masks(near, corrections, self._prompter(self._loaded(self._mixed(network))))
+            near = encoder.with_masks(near, corrections, self._prompter(self._loaded(self._tensors(network))))
         tune(
             network, (far, near), self.tuning, dtype=self.dtype,
             report=lambda share: self.report((1 + share) / 2, "tune"),
         )  # fmt: skip
-        return self._mixed(network)
+        return self._tensors(network)
 
-    def _mixed(self, network: FloodSam) -> dict[str, Tensor]:
-        """Return the tuned weights by name, on the way from the old ones as far as `Tuning.share` says."""
-        new, old, share = network.state_dict(), self.base.state, self.tuning.share
-        return {name: torch.lerp(old[name].to(new[name]), new[name], share)
-                for name in tuned_names(network, self.tuning)}  # fmt: skip
+    def _tensors(self, network: FloodSam) -> dict[str, Tensor]:
+        """Return the tuned weights by name."""
+        state = network.state_dict()
+        return {name: state[name] for name in tuned_names(network, self.tuning)}
 
     def calibrated_scores(
         self, tuned: dict[str, Tensor], given: Corrections, parts: Division
