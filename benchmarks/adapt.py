@@ -208,8 +208,8 @@ def iou(codes: Codes, reference: Codes, where: NDArray[np.bool_]) -> float:
     return float((flood & water).sum() / max((flood | water).sum(), 1))
 
 
-def expected_error(codes: Codes, reference: Codes, where: NDArray[np.bool_]) -> float:
-    """Mean absolute difference of probability and reference: falls with the error and with its uncertainty."""
+def brier(codes: Codes, reference: Codes, where: NDArray[np.bool_]) -> float:
+    """Brier score: mean squared difference of probability and reference."""
     scored = where & (codes <= 100) & (reference <= 1)
     p = codes[scored] / 100
     return float(((p - (reference[scored] == 1)) ** 2).mean())
@@ -223,6 +223,7 @@ def run(half: Half, folder: Path, base: str, tuning: Tuning, options: AdaptOptio
     count, began = simulated(half, before, edits), time.monotonic()
     result = adapt_model(half.path, edits, out, options, tuning=tuning, device="cpu")
     seconds = time.monotonic() - began
+    print(f"{half.name}: {result.line()}", flush=True)
     after = segmented(half.path, load_segmenter(resolve(out), "cpu")) if out.exists() else before
     other = ~half.corrected
     return {
@@ -230,7 +231,7 @@ def run(half: Half, folder: Path, base: str, tuning: Tuning, options: AdaptOptio
         "corrected half": iou(before, half.reference, half.corrected),
         "after": iou(after, half.reference, half.corrected),
         "other half": iou(before, half.reference, other), "after ": iou(after, half.reference, other),
-        "Brier": expected_error(before, half.reference, other), " after": expected_error(after, half.reference, other),
+        "Brier": brier(before, half.reference, other), " after": brier(after, half.reference, other),
         "kept out": result.before.value if result.before else float("nan"),
         "after  ": result.after.value if result.after else float("nan"),
         "says": {True: "helped", False: "did not help", None: "unknown"}[result.helped], "seconds": round(seconds),
@@ -256,12 +257,11 @@ def main() -> None:
                 continue
             half = assembled(name, parts, Path(folder))
             rows.append(run(half, Path(folder), given.base, Tuning(**settings), options))
-            print(table(rows[-1:]), flush=True)
     print(table(rows))
     better = sum(row["after "] > row["other half"] for row in rows)
     print(f"better on the other half: {better} of {len(rows)}")
-    agrees = sum((row["after "] > row["other half"]) == (row["says"] == "helped") for row in rows)
-    print(f"what it says on the part kept out is so on the other half: {agrees} of {len(rows)}")
+    helped = [row["after "] > row["other half"] for row in rows if row["says"] == "helped"]
+    print(f"it says that it helped: {len(helped)} of {len(rows)}, rightly: {sum(helped)}")
     if given.json:
         given.json.write_text(json.dumps({"tuning": asdict(Tuning(**settings)), "rows": rows}, indent=1))
 

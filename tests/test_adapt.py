@@ -86,6 +86,10 @@ def edits(scene: Path) -> Path:
     return write(scene.parent / "edits.gpkg", shapes, label=labels)
 
 
+# The shipped model is sure that orange is dry: the default settings, which are careful, would need more of it.
+BOLD = Tuning(steps=70, old_predictions=0.0, pull=0.0)
+
+
 def quick(**settings: float) -> partial[Tuning]:
     return partial(Tuning, **{"steps": 1, **settings})
 
@@ -163,6 +167,12 @@ def test_the_two_parts_share_no_block_and_hold_both_classes() -> None:
     assert len(other) != len(again) or not shapely.equals(other, again).all()
 
 
+def test_of_two_places_with_flood_one_is_kept_out() -> None:
+    many = [((150 * i, 300, 150 * i + 90, 390), DRY) for i in range(7)]
+    parts = divide(corrections(((0, 0, 90, 90), FLOOD), ((900, 0, 990, 90), FLOOD), *many), share=0.2, seed=0)
+    assert parts.kept_out.areas()["flood"] == parts.tuning.areas()["flood"] == 8100
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -196,15 +206,14 @@ def test_the_score_counts_corrections_and_what_the_old_model_was_sure_of() -> No
 @pytest.mark.slow
 def test_the_shipped_model_learns_a_colour_and_says_so(scene: Path, edits: Path, tmp_path: Path) -> None:
     out = tmp_path / "local.safetensors"
-    strong = Tuning(steps=50, share=1.0, learning_rate=1e-3, pull=1.0, old_predictions=0.5)
-    done = adapt_model(scene, edits, out, AdaptOptions(), device="cpu", tuning=strong)
+    done = adapt_model(scene, edits, out, AdaptOptions(), device="cpu", tuning=BOLD)
     assert done.helped and done.path == out
     assert done.before.iou < 0.2 and done.after.iou > done.before.iou + 0.3
     assert done.line().startswith(f"it helped: on the part kept out IoU {done.after.iou:.3f}")
     with rasterio.open(scene) as file:
         mask, _ = floodmap.predict(file.read(), gsd_m=0.5, model=floodmap.load_model(out))
     called = mask.reshape(SIDE, -1, 32).mean(axis=(0, 2))
-    assert called[1::2].min() > 0.5 and called[::2].max() < 0.2
+    assert called[1::2].min() > 0.6 and called[::2].max() < 0.2
 
 
 @pytest.mark.slow
@@ -231,7 +240,7 @@ def test_the_file_keeps_all_but_decoder_and_calibration_and_records_the_run(
 def test_nothing_is_written_unless_it_helped_or_is_wanted(
     scene: Path, edits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floodmap.training.adaptation.run, "Tuning", quick(share=0.0, calibrates=False))
+    monkeypatch.setattr(floodmap.training.adaptation.run, "Tuning", quick(learning_rate=0.0, calibrates=False))
     out = tmp_path / "local.safetensors"
     command = ["adapt", str(scene), "--corrections", str(edits), "-o", str(out), "--device", "cpu"]
     done = CliRunner().invoke(cli, command, standalone_mode=False)

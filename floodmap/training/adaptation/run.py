@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -19,10 +18,11 @@ from torch import Tensor
 from floodmap.errors import LabelError, OutputError
 from floodmap.geo.names import refuse_unreadable
 from floodmap.geo.source_name import SourceName
+from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.raster.stac import scene_of
 from floodmap.imagery.scene import Scene
 from floodmap.inference.prompting import Prompter, far_view, has_coarse_pass
-from floodmap.models.calibration import Calibration, fit
+from floodmap.models.calibration import Calibration, fit_scale
 from floodmap.models.infrared import with_infrared
 from floodmap.models.loading import load_segmenter, pick_device, pick_dtype
 from floodmap.models.protocol import Segmenter
@@ -91,7 +91,7 @@ def adapt_model(
         )  # fmt: skip
         if not result.helped and not options.even_if_worse:
             return replace(result, path=None)
-        record = {**result.as_json(), "scene": scene.name, "corrections": _sha256(corrections), "seed": options.seed}
+        record = {**result.as_json(), "scene": scene.name, "corrections": of_input(corrections), "seed": options.seed}
         record = {key: value for key, value in record.items() if key not in ("path", "seconds")}
         training = _training_record(base, name, options.base)
         base.write(out, tuned, run.calibration, **{ADAPTED: record, "training": training})
@@ -130,18 +130,17 @@ class _Run:
         self.report(1.0, "encode")
         tune(network, (far, near), self.tuning, dtype=self.dtype, report=lambda share: self.report(share / 2, "tune"))
         if far:
-            near = encoder.with_masks(near, corrections, self._prompter(self._loaded(self._mixed(network))))
+            near = encoder.with_masks(near, corrections, self._prompter(self._loaded(self._tensors(network))))
         tune(
             network, (far, near), self.tuning, dtype=self.dtype,
             report=lambda share: self.report((1 + share) / 2, "tune"),
         )  # fmt: skip
-        return self._mixed(network)
+        return self._tensors(network)
 
-    def _mixed(self, network: FloodSam) -> dict[str, Tensor]:
-        """Return the tuned weights by name, on the way from the old ones as far as `Tuning.share` says."""
-        new, old, share = network.state_dict(), self.base.state, self.tuning.share
-        return {name: torch.lerp(old[name].to(new[name]), new[name], share)
-                for name in tuned_names(network, self.tuning)}  # fmt: skip
+    def _tensors(self, network: FloodSam) -> dict[str, Tensor]:
+        """Return the tuned weights by name."""
+        state = network.state_dict()
+        return {name: state[name] for name in tuned_names(network, self.tuning)}
 
     def calibrated_scores(
         self, tuned: dict[str, Tensor], given: Corrections, parts: Division
@@ -197,9 +196,12 @@ def _divided(given: Corrections, path: Path, options: AdaptOptions) -> Division:
 
 
 def _refined(calibration: Calibration, counts: Counts) -> Calibration:
-    """Fit Platt scaling to probabilities that are calibrated already, and join both calibrations."""
-    scale, shift = fit(np.round(counts).astype(np.int64))
-    return Calibration(scale * calibration.scale, scale * calibration.shift + shift)
+    """Fit the scale of probabilities that are calibrated already, and join it with their calibration.
+
+    The shift is not fitted: ground around corrections counts by the old probabilities, which would pull it back.
+    """
+    scale = fit_scale(counts).scale
+    return Calibration(scale * calibration.scale, scale * calibration.shift)
 
 
 def _training_record(base: Base, source: SourceName, name: str) -> dict[str, Any]:
@@ -208,7 +210,3 @@ def _training_record(base: Base, source: SourceName, name: str) -> dict[str, Any
     keys = record.get("keys", {})
     own = [picture_key(source.path)] if source.path is not None and source.path.is_file() else []
     return {**record, "base": name, "keys": {**keys, "train": sorted({*keys.get("train", ()), *own})}}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

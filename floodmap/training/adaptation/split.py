@@ -123,4 +123,9 @@ def _deal(areas: Floats, share: float, random: np.random.Generator) -> NDArray[n
         now = areas[kept].sum(axis=0) / total
         after = now + areas[index] / total
         kept[index] = np.abs(after - share).sum() < np.abs(now - share).sum()
+    for label in np.flatnonzero(areas.any(axis=0)):
+        enough = np.flatnonzero(areas[:, label] >= MIN_PIXELS)
+        # Few blocks hold this class: at least the smallest that is large enough is kept out.
+        if areas[kept, label].sum() < MIN_PIXELS and len(enough) > 1:
+            kept[enough[areas[enough, label].argmin()]] = True
     return kept
