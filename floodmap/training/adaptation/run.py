@@ -84,10 +84,10 @@ def adapt_model(
         given = read_corrections(corrections, scene.grid)
         division = _divided(given, corrections, options)
         run = _Run(scene, base, chosen, Path(folder), tuning or Tuning(seed=options.seed), report, division)
-        before, after = run.cross_validated()
+        before, after, gain = run.cross_validated()
         tuned = run.tuned()
         result = Adaptation(
-            path=out, base=options.base, before=before, after=after, corrected=division.whole.areas(),
+            path=out, base=options.base, before=before, after=after, gain=gain, corrected=division.whole.areas(),
             parts=len(division.parts), changed_elsewhere=run.changed_elsewhere(tuned),
             seconds=round(time.monotonic() - began, 1),
         )  # fmt: skip
@@ -130,23 +130,27 @@ class _Run:
         self.old = self.touched.predicted(segmenter, prompter, self.division.whole.corrections)
         self.report(1.0, "encode")
 
-    def cross_validated(self) -> tuple[Score | None, Score | None]:
+    def cross_validated(self) -> tuple[Score | None, Score | None, float | None]:
         """Tune without each part of the corrections in turn, score on this part, and fit the calibration on all parts.
 
         Returns:
-            Scores of the old and of the tuned weights on all parts together; None if nothing is kept out.
+            Scores of the old and of the tuned weights on all parts together, and the mean gain of the IoU of the parts
+            with flood; None if nothing is kept out.
         """
         if not self.division.parts:
-            return None, None
+            return None, None, None
         before, after = np.zeros((2, 101, 2)), np.zeros((2, 101, 2))
+        gains = []
         for number, part in enumerate(self.division.parts):
             segmenter = self._loaded(self.tuned(without=number))
             codes = self.touched.predicted(segmenter, self._prompter(segmenter), part.corrections)
-            before += counts({cell: self.old[cell] for cell in codes}, self.old, part)
-            after += counts(codes, self.old, part)
+            old, new = counts({cell: self.old[cell] for cell in codes}, self.old, part), counts(codes, self.old, part)
+            before, after = before + old, after + new
+            was, now = Score.of(*old).iou, Score.of(*new).iou
+            gains += [] if was is None or now is None else [now - was]
         if self.tuning.calibrates:
             self.calibration = _refined(self.calibration, after.sum(axis=0))
-        return Score.of(*before), Score.of(*after)
+        return Score.of(*before), Score.of(*after), float(np.mean(gains)) if gains else None
 
     def tuned(self, without: int | None = None) -> dict[str, Tensor]:
         """Tune, first without the tuned coarse pass, then with it; return the tuned tensors by name.
