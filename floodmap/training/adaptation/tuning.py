@@ -16,7 +16,7 @@ from floodmap.training.adaptation.views import View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """Settings of the tuning; see docs/lab/adapt.md for how they were chosen."""
+    """Settings of the tuning; see docs/lab/adaptation.md for how they were chosen."""
 
     steps: int = 80
     """Number of optimizer steps."""
