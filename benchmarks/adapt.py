@@ -263,7 +263,8 @@ def run(half: Half, folder: Path, base: str, tuning: Tuning, options: AdaptOptio
         "other half": iou(before, half.reference, other), "after ": iou(after, half.reference, other),
         "Brier": brier(before, half.reference, other), " after": brier(after, half.reference, other),
         "kept out": result.before.value if result.before else float("nan"),
-        "after  ": result.after.value if result.after else float("nan"), "gain": result.gain if result.gain is not None else float("nan"),
+        "after  ": result.after.value if result.after else float("nan"),
+        "gain": result.gain if result.gain is not None else float("nan"),
         "changed": result.changed_elsewhere,
         "says": {True: "helped", False: "did not help", None: "unknown"}[result.helped], "seconds": round(seconds),
     }  # fmt: skip
