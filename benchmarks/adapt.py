@@ -50,7 +50,7 @@ WRONG, RIGHT = 5, 3
 """Largest number of polygons in each picture where the model is wrong, and where it is right, of each class."""
 LEAST_AREA = 0.002
 """Least area of a polygon, as a share of the corrected half of a picture."""
-PHOTOS, PHOTO_GSD_M = 12, 0.1
+PHOTOS, PHOTO_GSD_M = 14, 0.1
 """Number of scenes of flood-area, and the ground sample distance that is written to them: it is not known."""
 OVERLAPPING = ("brighton_beach",)
 """Sources whose pictures show the same ground: the scene is one picture."""
