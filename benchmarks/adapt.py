@@ -6,7 +6,8 @@ scored, through the pipeline of `floodmap segment`. The corrections are simulate
 half: oracle corrections. They are a handful of polygons where the model is wrong, and a few where it is right, as a
 person would draw them. The scored half is used for nothing else.
 
-`--set tuning` takes other pictures, on which the settings of `adapt` were chosen.
+The settings of `adapt` were chosen on other pictures: `--set tuning`, the same with `--flip` (the halves change their
+roles), and `--set photos` (single pictures of flood-area val, with the roughly drawn masks of that set).
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ WRONG, RIGHT = 5, 3
 """Largest number of polygons in each picture where the model is wrong, and where it is right, of each class."""
 LEAST_AREA = 0.002
 """Least area of a polygon, as a share of the corrected half of a picture."""
+PHOTOS, PHOTO_GSD_M = 14, 0.1
+"""Number of scenes of flood-area, and the ground sample distance that is written to them: it is not known."""
 OVERLAPPING = ("brighton_beach",)
 """Sources whose pictures show the same ground: the scene is one picture."""
 Codes = NDArray[np.uint8]
@@ -117,6 +120,23 @@ def chosen(groups: dict[str, list[Picture]], which: str) -> dict[str, list[Pictu
     }
 
 
+def photos(data: Path, baseline: Path) -> dict[str, list[Picture]]:
+    """The pictures of flood-area val on which the shipped model is worst, each as a scene of its own.
+
+    `baseline` is what `accuracy.py DATA --sets flood-area --json FILE` wrote for the shipped model.
+    """
+    groups = json.loads(baseline.read_text())["pictures"]
+    scored = {name: iou for group in groups.values() for name, (iou, _) in group.items()}
+    with (data / "flood-area" / "splits.csv").open() as file:
+        names = [row["name"] for row in csv.DictReader(file) if row["split"] == "val"]
+    found = []
+    for name in names:
+        mask = data / "flood-area" / "masks" / f"{name}.png"
+        if halved(read(mask))[1] >= LEAST_HALF:
+            found.append(Picture(data / "flood-area" / "images" / f"{name}.jpg", mask, PHOTO_GSD_M, scored[name]))
+    return {one.path.stem: [one] for one in sorted(found, key=lambda one: one.iou)[:PHOTOS]}
+
+
 def halved(mask: Codes) -> tuple[tuple[slice, slice], float]:
     """The left or the upper half of a picture, whichever divides its water more evenly, and the smaller share of it."""
     rows, cols = mask.shape
@@ -128,8 +148,11 @@ def halved(mask: Codes) -> tuple[tuple[slice, slice], float]:
     return shares[best], best
 
 
-def assembled(name: str, parts: Sequence[Picture], folder: Path) -> Half:
-    """Write a scene of pictures side by side; every picture is cut where both halves have the most water."""
+def assembled(name: str, parts: Sequence[Picture], folder: Path, *, flip: bool = False) -> Half:
+    """Write a scene of pictures side by side; every picture is cut where both halves have the most water.
+
+    The left or upper half is corrected; with `flip`, the other one.
+    """
     rgbs = [np.asarray(Image.open(one.path).convert("RGB")) for one in parts]
     masks = [read(one.mask) for one in parts]
     height, width = max(len(one) for one in rgbs), sum(one.shape[1] for one in rgbs) + GAP * (len(rgbs) - 1)
@@ -141,7 +164,9 @@ def assembled(name: str, parts: Sequence[Picture], folder: Path) -> Half:
         where = np.s_[:rows, left : left + cols]
         rgb[:, *where], alpha[where], reference[where] = picture.transpose(2, 0, 1), 255, mask
         half = halved(mask)[0]
-        pieces.append((half[0], slice(left, left + half[1].stop)))
+        if flip:
+            half = _rest(half[0], rows), _rest(half[1], cols)
+        pieces.append((half[0], slice(left + half[1].start, left + half[1].stop)))
         corrected[pieces[-1]] = True
         left += cols + GAP
     path, gsd_m = folder / f"{name.replace(' ', '_')}.tif", float(np.mean([one.gsd_m for one in parts]))
@@ -152,6 +177,11 @@ def assembled(name: str, parts: Sequence[Picture], folder: Path) -> Half:
         dataset.write(rgb, [1, 2, 3])
         dataset.write(alpha, 4)
     return Half(name, path, reference, corrected, tuple(pieces))
+
+
+def _rest(part: slice, length: int) -> slice:
+    """What a half of rows or columns leaves; all, if it is all."""
+    return part if part.stop == length else slice(part.stop, length)
 
 
 def simulated(half: Half, codes: Codes, path: Path) -> int:
@@ -208,8 +238,8 @@ def iou(codes: Codes, reference: Codes, where: NDArray[np.bool_]) -> float:
     return float((flood & water).sum() / max((flood | water).sum(), 1))
 
 
-def expected_error(codes: Codes, reference: Codes, where: NDArray[np.bool_]) -> float:
-    """Mean absolute difference of probability and reference: falls with the error and with its uncertainty."""
+def brier(codes: Codes, reference: Codes, where: NDArray[np.bool_]) -> float:
+    """Brier score: mean squared difference of probability and reference."""
     scored = where & (codes <= 100) & (reference <= 1)
     p = codes[scored] / 100
     return float(((p - (reference[scored] == 1)) ** 2).mean())
@@ -223,6 +253,7 @@ def run(half: Half, folder: Path, base: str, tuning: Tuning, options: AdaptOptio
     count, began = simulated(half, before, edits), time.monotonic()
     result = adapt_model(half.path, edits, out, options, tuning=tuning, device="cpu")
     seconds = time.monotonic() - began
+    print(f"{half.name}: {result.line()}", flush=True)
     after = segmented(half.path, load_segmenter(resolve(out), "cpu")) if out.exists() else before
     other = ~half.corrected
     return {
@@ -230,9 +261,11 @@ def run(half: Half, folder: Path, base: str, tuning: Tuning, options: AdaptOptio
         "corrected half": iou(before, half.reference, half.corrected),
         "after": iou(after, half.reference, half.corrected),
         "other half": iou(before, half.reference, other), "after ": iou(after, half.reference, other),
-        "Brier": expected_error(before, half.reference, other), " after": expected_error(after, half.reference, other),
+        "Brier": brier(before, half.reference, other), " after": brier(after, half.reference, other),
         "kept out": result.before.value if result.before else float("nan"),
         "after  ": result.after.value if result.after else float("nan"),
+        "gain": result.gain if result.gain is not None else float("nan"),
+        "changed": result.changed_elsewhere,
         "says": {True: "helped", False: "did not help", None: "unknown"}[result.helped], "seconds": round(seconds),
     }  # fmt: skip
 
@@ -242,7 +275,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--baseline", type=Path, required=True, help="written by accuracy.py DATA --sets nadir --json")
     parser.add_argument("--base", default="finetuned")
-    parser.add_argument("--set", choices=["scored", "tuning"], default="scored")
+    parser.add_argument("--set", choices=["scored", "tuning", "photos"], default="scored")
+    parser.add_argument("--flip", action="store_true", help="correct the other half, and score the first")
     parser.add_argument("--setting", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of Tuning")
     parser.add_argument("--scenes", nargs="*", help="names of the scenes; by default all of the set")
     parser.add_argument("--json", type=Path)
@@ -251,17 +285,21 @@ def main() -> None:
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     options, rows = AdaptOptions(base=given.base, even_if_worse=True), []
     with tempfile.TemporaryDirectory() as folder:
-        for name, parts in chosen(pictures(given.data, given.baseline), given.set).items():
+        scenes = (
+            photos(given.data, given.baseline) if given.set == "photos"
+            else chosen(pictures(given.data, given.baseline), given.set)
+        )  # fmt: skip
+        for name, parts in scenes.items():
             if given.scenes and name not in given.scenes:
                 continue
-            half = assembled(name, parts, Path(folder))
+            half = assembled(name, parts, Path(folder), flip=given.flip)
             rows.append(run(half, Path(folder), given.base, Tuning(**settings), options))
-            print(table(rows[-1:]), flush=True)
     print(table(rows))
     better = sum(row["after "] > row["other half"] for row in rows)
     print(f"better on the other half: {better} of {len(rows)}")
-    agrees = sum((row["after "] > row["other half"]) == (row["says"] == "helped") for row in rows)
-    print(f"what it says on the part kept out is so on the other half: {agrees} of {len(rows)}")
+    for says in ("helped", "did not help", "unknown"):
+        gains = [row["after "] - row["other half"] for row in rows if row["says"] == says]
+        print(f"it says: {says}: {len(gains)}; better on the other half: {sum(gain > 0 for gain in gains)} of them")
     if given.json:
         given.json.write_text(json.dumps({"tuning": asdict(Tuning(**settings)), "rows": rows}, indent=1))
 

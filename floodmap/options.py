@@ -279,13 +279,13 @@ class AdaptOptions:
     """Options of adapting a model to corrections of one scene."""
 
     base: str = option(MODEL, "Weights to begin with: a model's name or file.", metavar="NAME|FILE")
-    keep_out: float = option(0.3, "Share of the corrections that is kept out, to find out whether it helped.")
+    parts: int = option(3, "Parts of the corrections; each is kept out once, to find out whether it helped.", least=2)
     even_if_worse: bool = option(False, "Write the weights also if they did not help, or if it cannot be found out.")
-    seed: int = option(0, "Seed of the choice of the corrections that are kept out.", least=0)
+    seed: int = option(0, "Seed of the division of the corrections into parts.", least=0)
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep_out < 1:
-            raise LabelError("the share of the corrections to keep out must be between 0 and 1")
+        if self.parts < 2:
+            raise LabelError("the corrections must be divided into 2 parts or more")
 
 
 class TrainSettings(TypedDict, total=False):

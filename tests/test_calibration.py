@@ -12,6 +12,7 @@ from floodmap.models.calibration import (
     calibration_error,
     cross_fitted_error,
     fit,
+    fit_scale,
     recalibrated,
     reliability,
 )
@@ -69,3 +70,10 @@ def test_thresholds_agree_with_masks() -> None:
         assert iou[threshold - 1] == pytest.approx((claimed & flood).sum() / (claimed | flood).sum())
         assert precision[threshold - 1] == pytest.approx(flood[claimed].mean())
         assert recall[threshold - 1] == pytest.approx(claimed[flood].mean())
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.6])
+def test_the_fitted_scale_undoes_a_wrong_scale_and_keeps_the_border(scale: float) -> None:
+    found = fit_scale(counted(*pixels(1, scale=scale, count=200_000)))
+    assert found.scale == pytest.approx(1 / scale, abs=0.06) and found.shift == 0
+    assert ((recalibrated(*found) >= 0.5) == (PERCENT >= 0.5)).all()

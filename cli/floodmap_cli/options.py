@@ -151,7 +151,7 @@ _CHECKS = {
     "resolution_m": positive, "bands": _bands, "nodata": _nodata, "mask": dataset, "aoi": dataset, "prompts": _prompts,
     "permanent_water": dataset, "permanent_rim_m": not_negative,
     "threshold": share, "min_area_m2": not_negative, "simplify_m": not_negative, "formats": _formats,
-    "epochs": positive, "learning_rate": positive, "val_share": _part, "keep_out": _part,
+    "epochs": positive, "learning_rate": positive, "val_share": _part,
 }  # fmt: skip
 """Mapping from the name of a dataclass field to the callback that checks the value of the option."""
 

@@ -70,7 +70,7 @@ def adapt(
     corrections: str | os.PathLike[str] | GeoDataFrame,
     out: str | os.PathLike[str] = "adapted.safetensors",
     base: str | os.PathLike[str] = MODEL,
-    keep_out: float = 0.3,
+    parts: int = 3,
     even_if_worse: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -87,11 +87,11 @@ def adapt(
             redrawn.
         out: file for the weights, `.safetensors`.
         base: name or file of the old weights.
-        keep_out: share of the corrections that is kept out of the tuning, 0 to 1. On this part old and new weights are
-            compared.
+        parts: number of parts of the corrections, 2 or more. Each is kept out of a tuning of its own, and tells whether
+            tuned weights are better there.
         even_if_worse: True: write the weights also if they did not help, or if too few corrections are there to find
             out.
-        seed: seed of the choice of the corrections that are kept out.
+        seed: seed of the division into parts.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         overwrite: True: replace an existing file.
         progress: function called with two arguments: the finished share of a stage, 0 to 1, and the stage's name.
@@ -106,7 +106,7 @@ def adapt(
     """
     from floodmap.training.adaptation.run import adapt_model
 
-    settings = AdaptOptions(base=str(base), keep_out=keep_out, even_if_worse=even_if_worse, seed=seed)
+    settings = AdaptOptions(base=str(base), parts=parts, even_if_worse=even_if_worse, seed=seed)
     with named(source) as scene, as_file(corrections, "corrections") as edits:
         return adapt_model(
             scene, edits, Path(out), settings, scene_options=SceneOptions(**options), device=device,

@@ -102,6 +102,21 @@ def fit(histogram: Histogram) -> Calibration:
     return Calibration(float(scale), float(shift))
 
 
+def fit_scale(counts: Histogram | Floats, steps: int = 161) -> Calibration:
+    """Fit the scale alone by maximum likelihood, within `SCALES` (temperature scaling; Guo et al. 2017).
+
+    Probabilities of 50 per cent stay as they are, so the border between flood and dry ground does not move.
+
+    Args:
+        counts: pixel counts, (101, 2); see `Histogram`. They may be sums of probabilities.
+        steps: number of scales that are tried.
+    """
+    scales = np.linspace(*SCALES, steps)
+    z = scales[:, None] * _logit()
+    losses = np.logaddexp(0, -z) @ counts[:, 1] + np.logaddexp(0, z) @ counts[:, 0]
+    return Calibration(float(scales[losses.argmin()]), 0.0)
+
+
 def cross_fitted_error(histograms: Sequence[Histogram], folds: int = 5, seed: int = 0) -> float:
     """Compute the expected calibration error by cross-validation over pictures.
 

@@ -43,7 +43,7 @@ NOT_WRITTEN = 1
 @progress_option
 @verbosity_options
 def adapt(
-    scene: str | Path, corrections: Path, out: Path, base: str, keep_out: float, even_if_worse: bool, seed: int,
+    scene: str | Path, corrections: Path, out: Path, base: str, parts: int, even_if_worse: bool, seed: int,
     device: str, overwrite: bool, as_json: bool, verbosity: int, **options: Any,
 ) -> int:  # fmt: skip
     """Tune the decoder and the calibration of a model to corrections of SCENE.
@@ -52,12 +52,12 @@ def adapt(
         floodmap adapt scene.tif --corrections edits.gpkg -o local.safetensors
         floodmap segment scene.tif --model local.safetensors
 
-    A part of the corrections is kept out. Old and new weights are compared on this part. If the new ones are not
-    better, nothing is written, and the exit code is 1.
+    Each part of the corrections is kept out once, and weights tuned without it are compared there with the old ones. If
+    they are not better, nothing is written, and the exit code is 1.
     """
     from floodmap.training.adaptation.run import adapt_model
 
-    settings = AdaptOptions(base=base, keep_out=keep_out, even_if_worse=even_if_worse, seed=seed)
+    settings = AdaptOptions(base=base, parts=parts, even_if_worse=even_if_worse, seed=seed)
     with progress_bar("adapt", hidden=verbosity < 0) as bar:
         done = adapt_model(
             scene, corrections, out, settings, scene_options=SceneOptions(**options), device=device,

@@ -8,8 +8,12 @@ from typing import Any
 
 from floodmap.training.adaptation.scoring import Score
 
-MIN_GAIN = 0.005
-"""Least gain of `Score.value` on the kept-out part for which an adaptation counts as a help."""
+MIN_GAIN = 0.04
+"""Least gain of the IoU on corrections that were kept out for which an adaptation counts as a help: see
+docs/lab/adaptation.md for how it was chosen. The gain is the mean of the parts, so that a large part, in which nothing
+can be learned, does not hide the others."""
+MIN_GAIN_RIGHT = 0.005
+"""Least gain of `Score.right` that takes its place where no flood was corrected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,13 +25,15 @@ class Adaptation:
     base: str
     """Name or file of the old weights."""
     before: Score | None
-    """Score of the old weights on the kept-out part; None: there were too few corrections to keep a part out."""
+    """Score of the old weights on all corrections; None: there were too few to keep a part out."""
     after: Score | None
-    """Score of the new weights on the kept-out part."""
-    tuning: dict[str, int]
-    """Corrected area on which the weights were tuned, in pixels, by class: `flood`, `dry` and `accepted`."""
-    kept_out: dict[str, int]
-    """Corrected area that was kept out, in pixels, by class."""
+    """Score on all corrections, each by weights that were tuned without the part in which it lies."""
+    gain: float | None
+    """Mean gain of the IoU of the parts in which flood was corrected; None: no flood was corrected or kept out."""
+    corrected: dict[str, int]
+    """Corrected area in pixels, by class: `flood`, `dry` and `accepted`."""
+    parts: int
+    """Number of parts of the corrections, each of which was kept out once; 0: none."""
     changed_elsewhere: float
     """Share of the ground without a correction, near corrections, that changed between flood and dry, 0 to 1."""
     seconds: float
@@ -35,10 +41,12 @@ class Adaptation:
 
     @property
     def helped(self) -> bool | None:
-        """Whether the new weights are better on the kept-out part; None if no part was kept out."""
+        """Whether tuned weights are better on corrections that were kept out; None if none were."""
         if self.before is None or self.after is None:
             return None
-        return self.after.value >= self.before.value + MIN_GAIN
+        if self.gain is None:
+            return self.after.right >= self.before.right + MIN_GAIN_RIGHT
+        return self.gain >= MIN_GAIN
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as JSON types."""
@@ -52,7 +60,7 @@ class Adaptation:
         said = {True: "it helped", False: "it did not help"}[bool(self.helped)]
         what = "share right" if self.before.iou is None else "IoU"
         return (
-            f"{said}: on the part kept out {what} {self.after.value:.3f}, before {self.before.value:.3f} "
+            f"{said}: on corrections kept out {what} {self.after.value:.3f}, before {self.before.value:.3f} "
             f"({_shares(self.before, self.after)})"
         )
 

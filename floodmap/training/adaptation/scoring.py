@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,17 +29,16 @@ Counts = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Score of a model on ground that was kept out: blocks of the scene with corrections, and what lies around them.
+    """Score of a model on corrections that it was not tuned on.
 
-    The reference of a corrected pixel is the correction. Every other pixel of a block counts by the calibrated
-    probability of the old model: of all pixels of 3 per cent, 3 of 100 are water. So a model that is better at the
-    corrections, but changes ground of which the old model was sure, loses.
+    Corrections lie where somebody saw errors, so this is no score of the scene. `right` also counts the ground around
+    the corrections, by the calibrated probability of the old model: of all pixels of 3 per cent, 3 of 100 are water.
     """
 
     iou: float | None
-    """Expected IoU in the blocks, 0 to 1; None if no flood was corrected there."""
+    """IoU on corrected ground, 0 to 1; None if no flood was corrected."""
     right: float
-    """Expected share of pixels that are right, of all pixels in the blocks, 0 to 1."""
+    """Expected share of pixels that are right, of all pixels in the blocks of the corrections, 0 to 1."""
     missed: float | None
     """Share of corrected flood that the model calls dry, 0 to 1; None without corrected flood."""
     false_flood: float | None
@@ -50,11 +49,9 @@ class Score:
         """Compute the score from corrected pixels, and from the other pixels of the blocks."""
         (called_dry, missed), (false, hit) = corrected[:THRESHOLD].sum(axis=0), corrected[THRESHOLD:].sum(axis=0)
         total = corrected + around
-        flooded = total[THRESHOLD:]
-        union = total[:THRESHOLD, 1].sum() + flooded.sum()
-        right = total[:THRESHOLD, 0].sum() + flooded[:, 1].sum()
+        right = total[:THRESHOLD, 0].sum() + total[THRESHOLD:, 1].sum()
         return cls(
-            iou=float(flooded[:, 1].sum() / union) if hit + missed else None,
+            iou=float(hit / (hit + missed + false)) if hit + missed else None,
             right=float(right / max(total.sum(), 1)),
             missed=float(missed / (hit + missed)) if hit + missed else None,
             false_flood=float(false / (false + called_dry)) if false + called_dry else None,
@@ -69,68 +66,73 @@ class Score:
 class Touched:
     """Windows of a scene that corrections touch, which models predict as `segment` does.
 
-    Windows are not blended with their neighbours: a pixel is taken from one of the windows that overlap there.
+    Windows are not blended with their neighbours: a pixel is taken from one of the windows that overlap there. The
+    rectangle of the pixels that are taken from a window is its cell.
 
     Args:
         scene: the scene.
-        corrections: the corrections.
         multiple: coarsest stride of the models, in pixels.
     """
 
-    def __init__(self, scene: Scene, corrections: Corrections, multiple: int) -> None:
-        grid = Grid(height=scene.height, width=scene.width, multiple=multiple)
+    def __init__(self, scene: Scene, multiple: int) -> None:
         self._scene = scene
-        self._windows = [one for one in _cells(grid) if corrections.touches(one[1])]
+        self._windows = _cells(Grid(height=scene.height, width=scene.width, multiple=multiple))
 
-    def predicted(self, segmenter: Segmenter, prompter: Prompter) -> list[Codes]:
-        """Predict the windows.
+    def predicted(self, segmenter: Segmenter, prompter: Prompter, corrections: Corrections) -> dict[Window, Codes]:
+        """Predict the windows that corrections touch.
 
         Args:
             segmenter: the model.
             prompter: prompter of the model for the scene.
+            corrections: the corrections.
 
         Returns:
-            Codes of each window without what neighbours cover, uint8 (rows, columns).
+            Codes of each cell, uint8 (rows, columns).
 
         Raises:
             SceneError: a window cannot be read or predicted.
         """
-        model, codes = with_infrared(segmenter, self._scene), []
+        model, codes = with_infrared(segmenter, self._scene), {}
         selection = Selection(self._scene, prompter, exhaustive=not model.any_size)
         for window, cell in self._windows:
+            if not corrections.touches(cell):
+                continue
             [result] = predict(model, [selection.plan(window)])[0]
             if result.why:
                 raise SceneError(f"{self._scene.path}: {result.why}")
             probability, reason = result.probability(), result.reason
             percent = np.zeros(reason.shape) if probability is None else np.round(100 * probability)
-            codes.append(np.where(reason > 0, reason, percent.astype(np.uint8))[cell.within(window).slices])
+            codes[cell] = np.where(reason > 0, reason, percent.astype(np.uint8))[cell.within(window).slices]
         return codes
 
-    def counts(self, codes: Sequence[Codes], old: Sequence[Codes], part: Part) -> tuple[Counts, Counts]:
-        """Count the pixels in the blocks of a part: those with a correction, and those around them.
 
-        Args:
-            codes: result of `predicted`.
-            old: result of `predicted` of the model before it was tuned.
-            part: corrections and their blocks.
-        """
-        corrected, around = np.zeros((101, 2)), np.zeros((101, 2))
-        for (_, cell), now, before in zip(self._windows, codes, old, strict=True):
-            labels, observed = part.corrections.drawn(cell), now < FIRST_REASON
-            flood = np.where(labels == KEPT, before >= THRESHOLD, labels == FLOOD)
-            corrected += _counts(now, flood.astype(float), observed & (labels != IGNORED))
-            inside = observed & (labels == IGNORED) & (part.blocks.drawn(cell) != IGNORED)
-            around += _counts(now, before / 100, inside)
-        return corrected, around
+def counts(codes: Mapping[Window, Codes], old: Mapping[Window, Codes], part: Part) -> tuple[Counts, Counts]:
+    """Count the pixels in the blocks of a part: those with a correction, and those around them.
 
-    def changed(self, codes: Sequence[Codes], old: Sequence[Codes], corrections: Corrections) -> float:
-        """Return the share of the ground without a correction, in the windows, that changes between flood and dry."""
-        changed = total = 0
-        for (_, cell), now, before in zip(self._windows, codes, old, strict=True):
-            free = (now < FIRST_REASON) & (corrections.drawn(cell) == IGNORED)
-            changed += int((((now >= THRESHOLD) != (before >= THRESHOLD)) & free).sum())
-            total += int(free.sum())
-        return changed / max(total, 1)
+    Args:
+        codes: result of `Touched.predicted` for the corrections of the part.
+        old: result of the model before it was tuned, for the same corrections or more.
+        part: corrections and their blocks.
+    """
+    corrected, around = np.zeros((101, 2)), np.zeros((101, 2))
+    for cell, now in codes.items():
+        before = old[cell]
+        labels, observed = part.corrections.drawn(cell), now < FIRST_REASON
+        flood = np.where(labels == KEPT, before >= THRESHOLD, labels == FLOOD)
+        corrected += _counts(now, flood.astype(float), observed & (labels != IGNORED))
+        inside = observed & (labels == IGNORED) & (part.blocks.drawn(cell) != IGNORED)
+        around += _counts(now, before / 100, inside)
+    return corrected, around
+
+
+def changed(codes: Mapping[Window, Codes], old: Mapping[Window, Codes], corrections: Corrections) -> float:
+    """Return the share of the ground without a correction, in the cells, that changes between flood and dry."""
+    n_changed = total = 0
+    for cell, now in codes.items():
+        free = (now < FIRST_REASON) & (corrections.drawn(cell) == IGNORED)
+        n_changed += int((((now >= THRESHOLD) != (old[cell] >= THRESHOLD)) & free).sum())
+        total += int(free.sum())
+    return n_changed / max(total, 1)
 
 
 def _cells(grid: Grid) -> list[tuple[Window, Window]]:

@@ -1,4 +1,4 @@
-"""Division of corrections into a part to tune on and a part that is kept out."""
+"""Division of corrections into parts, each of which is kept out once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CELLS = 8
 MIN_BLOCK = 96
 """Shortest side of a block, in pixels of the scene."""
 MIN_PIXELS = 400
-"""Least area of each class that is corrected at all, in pixels of the scene, in each of the two parts."""
+"""Least area of each class that is corrected at all, in pixels of the scene, outside of each part."""
 NAMES = ("dry ground", "flood", "accepted ground")
 """Names of the labels 0, 1 and 2, for messages."""
 
@@ -38,54 +38,63 @@ class Part:
         return {name: round(float(area[labels == label].sum())) for name, label in names.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Division:
-    """Corrections in two parts that share no block."""
+    """Corrections in parts that share no block. In turn, each part is kept out of the tuning."""
 
-    tuning: Part
-    """Corrections on which the model is tuned."""
-    kept_out: Part
-    """Corrections on which it is scored, and nothing else; empty if there are too few to keep some out."""
+    whole: Part
+    """All corrections."""
+    parts: tuple[Part, ...]
+    """The parts; none if there are too few corrections to keep some out."""
+
+    def numbered(self) -> Corrections:
+        """Return the blocks of all parts; the label of a block is the number of its part."""
+        blocks = [part.blocks for part in self.parts] or [self.whole.blocks]
+        labels = [np.full(len(one), number, np.int64) for number, one in enumerate(blocks)]
+        shapes = np.concatenate([one.shapes for one in blocks])
+        return Corrections(shapes=shapes, labels=np.concatenate(labels))
 
 
-def divide(corrections: Corrections, *, share: float, seed: int) -> Division:
+def divide(corrections: Corrections, *, count: int, seed: int) -> Division:
     """Divide corrections by place.
 
-    The scene is divided into square blocks. All corrections of a block go to the same part. Blocks are drawn at random,
-    and each goes to the part that lacks it more, so that the kept-out part has about its share of each class.
+    The scene is divided into square blocks. All corrections of a block go to the same part. The largest blocks come
+    first, and each goes to the part that lacks its classes most. Blocks of the same size are drawn at random.
 
     Args:
         corrections: the corrections.
-        share: share of the area of each class that is kept out, 0 to 1.
+        count: number of parts, 2 or more.
         seed: seed of the random order of the blocks.
 
     Raises:
-        LabelError: there are too few corrections to keep a part of them out.
+        LabelError: there are too few corrections: without one of the parts, too little of a class is left.
     """
     pieces, block, boxes = _pieces(without_ignored(corrections))
     areas = np.zeros((len(boxes), len(NAMES)))
     np.add.at(areas, (block, pieces.labels), shapely.area(pieces.shapes))
-    kept = _deal(areas, share, np.random.default_rng(seed))
-    sides = [
-        Part(pieces.subset(side[block]), Corrections(shapes=boxes[side], labels=np.zeros(int(side.sum()), np.int64)))
-        for side in (~kept, kept)
-    ]
+    part_of = _deal(areas, count, np.random.default_rng(seed))
     total = areas.sum(axis=0)
-    for side, name in ((areas[~kept].sum(axis=0), "tune on"), (areas[kept].sum(axis=0), "keep out")):
-        for label in np.flatnonzero((total > 0) & (side < MIN_PIXELS)):
+    for number in range(count):
+        left = areas[part_of != number].sum(axis=0)
+        for label in np.flatnonzero((total > 0) & (left < MIN_PIXELS)):
             raise LabelError(
-                f"too few corrections: {side[label]:.0f} pixels of {NAMES[label]} to {name}, at least {MIN_PIXELS} are "
-                f"needed; draw more of it, in several places"
+                f"too few corrections: without one of {count} parts, {left[label]:.0f} pixels of {NAMES[label]} are "
+                f"left to tune on, at least {MIN_PIXELS} are needed; draw more of it, in several places"
             )
-    return Division(tuning=sides[0], kept_out=sides[1])
+    parts = (_part(pieces, block, boxes, part_of == number) for number in range(count))
+    return Division(_part(pieces, block, boxes, part_of >= 0), tuple(part for part in parts if len(part.corrections)))
 
 
 def undivided(corrections: Corrections) -> Division:
     """Return a division that keeps nothing out."""
-    pieces, _, boxes = _pieces(without_ignored(corrections))
-    blocks = Corrections(shapes=boxes, labels=np.zeros(len(boxes), np.int64))
-    none = Part(pieces.subset(np.zeros(len(pieces), bool)), blocks.subset(np.zeros(len(blocks), bool)))
-    return Division(tuning=Part(pieces, blocks), kept_out=none)
+    pieces, block, boxes = _pieces(without_ignored(corrections))
+    return Division(_part(pieces, block, boxes, np.ones(len(boxes), bool)), ())
+
+
+def _part(pieces: Corrections, block: NDArray[np.int64], boxes: NDArray[np.object_], chosen: NDArray[np.bool_]) -> Part:
+    """Return the part of the chosen blocks, bool (blocks,), for the result of `_pieces`."""
+    labels = np.zeros(int(chosen.sum()), np.int64)
+    return Part(pieces.subset(chosen[block]), Corrections(shapes=boxes[chosen], labels=labels))
 
 
 def _pieces(corrections: Corrections) -> tuple[Corrections, NDArray[np.int64], NDArray[np.object_]]:
@@ -113,14 +122,14 @@ def _pieces(corrections: Corrections) -> tuple[Corrections, NDArray[np.int64], N
     return pieces, np.array(blocks, np.int64), np.array(boxes, object)
 
 
-def _deal(areas: Floats, share: float, random: np.random.Generator) -> NDArray[np.bool_]:
-    """Return which blocks are kept out, bool (blocks,), for areas by block and label, float64 (blocks, labels)."""
-    total = np.maximum(areas.sum(axis=0), 1e-9)
-    kept = np.zeros(len(areas), bool)
+def _deal(areas: Floats, count: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Return the part of each block, int64 (blocks,), for areas by block and label, float64 (blocks, labels)."""
+    shares = areas / np.maximum(areas.sum(axis=0), 1e-9)
+    held = np.zeros((count, areas.shape[1]))
+    part_of = np.zeros(len(areas), np.int64)
     order = random.permutation(len(areas))
     # Large blocks first: small ones then even out what is left.
-    for index in order[np.argsort(-(areas / total).max(axis=1)[order], kind="stable")]:
-        now = areas[kept].sum(axis=0) / total
-        after = now + areas[index] / total
-        kept[index] = np.abs(after - share).sum() < np.abs(now - share).sum()
-    return kept
+    for index in order[np.argsort(-shares.max(axis=1)[order], kind="stable")]:
+        part_of[index] = (held @ shares[index]).argmin()
+        held[part_of[index]] += shares[index]
+    return part_of

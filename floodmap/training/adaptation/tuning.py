@@ -16,11 +16,11 @@ from floodmap.training.adaptation.views import View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """Settings of the tuning; see docs/lab/adapt.md for how they were chosen."""
+    """Settings of the tuning; see docs/lab/adaptation.md for how they were chosen."""
 
     steps: int = 80
     """Number of optimizer steps."""
-    learning_rate: float = 2e-4
+    learning_rate: float = 6e-4
     """Highest learning rate of AdamW; it falls to 0 along a cosine."""
     pull: float = 10.0
     """Weight decay towards the old weights, decoupled as in AdamW (L2-SP; Li et al. 2018, arXiv:1802.01483)."""
@@ -29,8 +29,6 @@ class Tuning:
     arXiv:1606.09282, with a bounded loss: a correction also stands for ground around it that looks alike)."""
     margin: float = 2.2
     """Logit, before calibration, that is enough: pixels that are right by this margin do not count in the loss."""
-    share: float = 0.75
-    """Share of the way from the old to the tuned weights (Wortsman et al. 2022, arXiv:2109.01903)."""
     calibrates: bool = True
     """True: fit the calibration of the logits after the tuning."""
     crop: float = 0.75

@@ -22,12 +22,16 @@ from floodmap.models.mask_prompts import mask_logits
 from floodmap.models.sam.common import Encoded
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.training.adaptation.corrections import DRY, FLOOD, KEPT, Corrections
+from floodmap.training.adaptation.split import Division
+from floodmap.training.samples import IGNORED
 
 SIDE, OVERLAP = 512, 64
 """Longest side of a view, and smallest overlap of neighbouring views, in pixels."""
 LARGEST = 24
 """Largest number of views of each level. More views are thinned out evenly."""
-TURNS: tuple[Callable[[NDArray[np.generic]], NDArray[np.generic]], ...] = (
+Turn = Callable[[NDArray[np.generic]], NDArray[np.generic]]
+Codes = NDArray[np.uint8]
+TURNS: tuple[Turn, ...] = (
     lambda x: x,
     lambda x: x[..., ::-1],
     lambda x: x[..., ::-1, :],
@@ -50,6 +54,8 @@ class View:
     """Share of each pixel that is observed and has no correction, (1, h, w), 0 to 1."""
     base: Tensor
     """Flood logits of the model before it was tuned, (1, h, w)."""
+    part: Tensor
+    """Number of the part of the corrections in whose blocks a pixel lies, uint8 (1, h, w); outside of them 255."""
     masks: tuple[Tensor, ...] = ()
     """Mask prompts, (1, 1, h/2, w/2) each; none for the far view."""
 
@@ -59,9 +65,14 @@ class View:
         def cut(x: Tensor, stride: int) -> Tensor:
             return x[..., rows.start // stride : rows.stop // stride, cols.start // stride : cols.stop // stride]
 
-        flood, dry, free, base = (cut(x, 2) for x in (self.flood, self.dry, self.free, self.base))
+        flood, dry, free, base, part = (cut(x, 2) for x in (self.flood, self.dry, self.free, self.base, self.part))
         masks = tuple(cut(mask, 4) for mask in self.masks)
-        return View(self.encoded.crop(rows, cols), flood, dry, free, base, masks)
+        return View(self.encoded.crop(rows, cols), flood, dry, free, base, part, masks)
+
+    def without(self, part: int) -> View:
+        """Return the view without the corrections of a part: its corrected ground is not taught at all."""
+        used = self.part != part
+        return replace(self, flood=self.flood * used, dry=self.dry * used)
 
 
 class Encoder:
@@ -73,37 +84,42 @@ class Encoder:
         calibration: calibration of the model's logits.
         device: device of the model.
         dtype: dtype in which the network computes.
+        division: the corrections.
     """
 
     def __init__(
-        self, scene: Scene, model: FloodSam, calibration: Calibration, device: torch.device, dtype: torch.dtype
+        self,
+        scene: Scene,
+        model: FloodSam,
+        calibration: Calibration,
+        device: torch.device,
+        dtype: torch.dtype,
+        division: Division,
     ) -> None:
         self._scene, self._model, self._calibration = scene, model, calibration
         self._device, self._dtype = device, dtype
+        self._corrections, self._blocks = division.whole.corrections, division.numbered()
 
-    def near(self, corrections: Corrections, prompter: Prompter) -> list[View]:
+    def near(self, prompter: Prompter) -> list[View]:
         """Encode views at full resolution, with the mask prompts of a prompter."""
         views = []
-        for window in _touched(self._scene.height, self._scene.width, corrections, 1):
-            likelihood = mask_of(prompter, window)
-            tile, labels = self._scene.read(window), corrections.drawn(window)
-            views += [self._encode(tile, labels, likelihood, turn) for turn in range(len(TURNS))]
+        for window in self._near_windows():
+            views += self._encode_turned(self._scene.read(window), window, 1, mask_of(prompter, window))
         return views
 
-    def far(self, corrections: Corrections) -> list[View]:
+    def far(self) -> list[View]:
         """Encode views at the resolution of the coarse pass."""
         factor = coarse_factor(max(self._scene.height, self._scene.width))
         height, width = -(-self._scene.height // factor), -(-self._scene.width // factor)
         views = []
-        for window in _touched(height, width, corrections, factor):
-            tile, labels = self._scene.shrunk(window, factor), corrections.drawn(window, factor)
-            views += [self._encode(tile, labels, None, turn) for turn in range(len(TURNS))]
+        for window in _touched(height, width, self._corrections, factor):
+            views += self._encode_turned(self._scene.shrunk(window, factor), window, factor, None)
         return views
 
-    def with_masks(self, views: Sequence[View], corrections: Corrections, prompter: Prompter) -> list[View]:
-        """Add the mask prompts of another prompter to views that `near` encoded for the same corrections."""
+    def with_masks(self, views: Sequence[View], prompter: Prompter) -> list[View]:
+        """Add the mask prompts of another prompter to views that `near` encoded."""
         more = []
-        for window in _touched(self._scene.height, self._scene.width, corrections, 1):
+        for window in self._near_windows():
             likelihood = mask_of(prompter, window)
             shape_hw = window.height, window.width
             more += [None if likelihood is None else self._mask(likelihood, shape_hw, turn) for turn in TURNS]
@@ -112,29 +128,39 @@ class Encoder:
             for view, mask in zip(views, more, strict=True)
         ]
 
+    def _near_windows(self) -> list[Window]:
+        return _touched(self._scene.height, self._scene.width, self._corrections, 1)
+
+    def _encode_turned(
+        self, tile: Tile, window: Window, factor: int, likelihood: NDArray[np.float32] | None
+    ) -> list[View]:
+        codes, parts = self._corrections.drawn(window, factor), self._blocks.drawn(window, factor)
+        return [self._encode(tile, codes, parts, likelihood, turned) for turned in TURNS]
+
     @torch.no_grad()
-    def _encode(self, tile: Tile, labels: NDArray[np.uint8], likelihood: NDArray[np.float32] | None, turn: int) -> View:
-        turned = TURNS[turn]
-        rgb, valid, codes = (torch.from_numpy(turned(x).copy())[None] for x in (tile.rgb, tile.valid, labels))
+    def _encode(
+        self, tile: Tile, labels: Codes, parts: Codes, likelihood: NDArray[np.float32] | None, turned: Turn
+    ) -> View:
+        rgb, valid, codes, part = (
+            torch.from_numpy(turned(x).copy())[None].to(self._device) for x in (tile.rgb, tile.valid, labels, parts)
+        )
         pad = (0, -rgb.shape[-1] % 32, 0, -rgb.shape[-2] % 32)
-        rgb, valid, codes = F.pad(rgb, pad), F.pad(valid, pad), F.pad(codes, pad, value=255)
+        rgb, valid = F.pad(rgb, pad), F.pad(valid, pad)
+        codes, part = F.pad(codes, pad, value=IGNORED), F.pad(part, pad, value=IGNORED)
         masks = () if likelihood is None else (self._mask(likelihood, tile.valid.shape, turned),)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            image = rgb.float().to(self._device).contiguous(memory_format=torch.channels_last)
+            image = rgb.float().contiguous(memory_format=torch.channels_last)
             gsd = torch.tensor([tile.gsd_m], device=self._device)
-            encoded = self._model.encode(image, valid.to(self._device), gsd)
+            encoded = self._model.encode(image, valid, gsd)
             base = self._model.decode(encoded, masks=masks[0] if masks else None)[0].float()
         right = F.interpolate(base[:, None], codes.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
-        codes = torch.where(codes.to(self._device) == KEPT, right.to(torch.uint8), codes.to(self._device))
-        valid = valid.to(self._device)
+        codes = torch.where(codes == KEPT, right.to(torch.uint8), codes)
         flood, dry, free = (
             F.avg_pool2d((valid & chosen).float(), 2) for chosen in (codes == FLOOD, codes == DRY, codes > DRY + FLOOD)
         )
-        return View(_stored(encoded, self._dtype), flood, dry, free, base, masks)
+        return View(_stored(encoded, self._dtype), flood, dry, free, base, part[..., ::2, ::2], masks)
 
-    def _mask(
-        self, likelihood: NDArray[np.float32], shape_hw: tuple[int, ...], turn: Callable[..., NDArray[np.generic]]
-    ) -> Tensor:
+    def _mask(self, likelihood: NDArray[np.float32], shape_hw: tuple[int, ...], turn: Turn) -> Tensor:
         height, width = turn(np.empty(shape_hw, bool)).shape
         padded = -(-height // 32) * 8, -(-width // 32) * 8
         given = torch.from_numpy(turn(likelihood).copy())[None].to(self._device)
