@@ -32,7 +32,7 @@ def legend():
 
 
 def note(panel, name):
-    spin(lambda: panel.session.job.task is None)
+    spin(lambda: not panel.session.job.busy)
     told["messages"][name], told["legends"][name] = panel.message.text(), legend()
     if job.get("pictures"):
         pause = time.monotonic() + 1.5

@@ -47,6 +47,7 @@ class Session(QObject):
         """Choose the scene. Its last result, if there is one, is the current one."""
         if layer is not self.scene:
             self.scene = layer
+            self.job.corrector.release()
             self.outputs = (latest_run(self.folder) or {}) if layer is not None else {}
             if self.outputs:
                 run = os.path.basename(self.outputs["OUTPUT_FOLDER"])
