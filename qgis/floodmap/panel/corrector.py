@@ -94,9 +94,10 @@ class Corrector(QObject):
             if event.text and was_busy and (event.kind == "progress" or event.level == "warning"):
                 self.told.emit(event.text)
         if resident.ended or resident.is_deaf:
+            how = "cancelled" if resident.cancelled else "died"
             self.shut()
             if was_busy:
-                self._end("cancelled" if resident.cancelled else "died")
+                self._end(how)
         elif was_busy and not resident.busy:
             if self._leaves:
                 self._forget()
