@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import pytest
-from conftest import HANGS
+from conftest import HANGS, NORTH_UP, UTM, SceneFactory
 from plugin_modules import plugin_module
+from shapely import Point
 from test_qgis_plugin_core import is_alive
 
 arguments, events, resident = (plugin_module(f"core.{name}") for name in ("arguments", "events", "resident"))
@@ -143,3 +147,64 @@ def test_a_program_that_stays_gets_the_options_of_a_run_but_for_its_output() -> 
     options = [("--output", "out"), ("--resume", True), ("--json", True)]
     line = arguments.command_line(["floodmap"], "segment", ["s.tif"], arguments.watching(options))
     assert line == ["floodmap", "segment", "s.tif", "--output=out", "--resume", "--watch", "--progress=json"]
+
+
+REAL = """
+import sys
+sys.path[:0] = sys.argv.pop(1).split("|")
+import floodmap_cli.loading
+from fakes import FakeSegmenter
+floodmap_cli.loading.load = lambda model, device: FakeSegmenter()
+from floodmap_cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+"""The command line with a model that takes no time."""
+
+
+def save(path: Path, labels: list[int]) -> None:
+    """Replace a file of points, one for each label."""
+    new = path.with_name("new.gpkg")
+    where = [Point(NORTH_UP * (9 + 20 * number, 9)) for number in range(len(labels))]
+    geopandas.GeoDataFrame({"label": labels}, geometry=where, crs=UTM).to_file(new, driver="GPKG")
+    new.replace(path)
+
+
+@pytest.fixture
+def real(make_scene: SceneFactory, tmp_path: Path) -> list[str]:
+    """Command line of a real program that stays, with the points `clicks.gpkg` and the results in `out`."""
+    scene = make_scene(shape_hw=(128, 128), name="scene.tif")
+    save(tmp_path / "clicks.gpkg", [1])
+    options = [("--output", tmp_path / "out"), ("--prompts", tmp_path / "clicks.gpkg"), ("--min-area", 0.0)]
+    program = [sys.executable, "-c", REAL, "|".join(sys.path)]
+    line: list[str] = arguments.command_line(program, "segment", [str(scene)], arguments.watching(options))
+    return line
+
+
+@pytest.mark.slow
+def test_a_real_program_corrects_whenever_the_points_are_replaced(real: list[str], tmp_path: Path) -> None:
+    one, limit = resident.Resident(real, dict(os.environ)), time.monotonic() + HANGS
+    for labels in ([1], [1, 0], [7], [0, 0, 1]):
+        if len(labels) > 1 or labels == [7]:
+            save(tmp_path / "clicks.gpkg", labels)
+            one.ask()
+        while one.busy and not one.ended and time.monotonic() < limit:
+            one.events()
+            time.sleep(0.01)
+        assert not one.busy
+        assert ("label" in one.failure) == (labels == [7])
+        if labels != [7]:
+            found = json.loads((tmp_path / "out" / "scene.json").read_text())["correction"]["points"]
+            assert found == {"flood": labels.count(1), "dry": labels.count(0)}
+    one.end(HANGS)
+    one.events()
+    assert one.ended
+
+
+@pytest.mark.slow
+def test_a_program_that_stays_ends_when_its_reader_is_gone(real: list[str]) -> None:
+    with subprocess.Popen(real, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
+        assert child.stderr is not None
+        while events.parse(child.stderr.readline().decode()).kind != "watching":
+            assert child.poll() is None
+        child.stderr.close()
+        assert child.wait(HANGS) == 1

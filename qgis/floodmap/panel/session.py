@@ -100,8 +100,9 @@ class Session(QObject):
     def show_result(self, outputs: Dict[str, Any]) -> None:
         """Load the layers of a new result in place of those of the old one."""
         if not outputs:
+            button = "Segment" if self._at is None else "Correct the result"
             self._show_again()
-            self.say("Cancelled. 'Segment' begins again.")
+            self.say(f"Cancelled. '{button}' begins again.")
             return
         old, self.outputs = self.outputs, outputs
         at = 0
