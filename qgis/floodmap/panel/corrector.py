@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, List, Optional
+from typing import Callable, List, NamedTuple, Optional
 
 from qgis.core import QgsProcessingException
 from qgis.PyQt.QtCore import QCoreApplication, QObject, QTimer, pyqtSignal
@@ -14,6 +14,17 @@ from ..running import environment
 
 LOOK_MS = 50
 """Time between two looks at what the program tells, in milliseconds."""
+
+
+class Ends(NamedTuple):
+    """Functions for the ends of a correction; one of them is called."""
+
+    done: Callable[[], None]
+    failed: Callable[[str], None]
+    """Gets the reason."""
+    cancelled: Callable[[], None]
+    died: Callable[[], None]
+    """The program cannot be started, or has ended, or does not notice the points."""
 
 
 class Corrector(QObject):
@@ -27,7 +38,7 @@ class Corrector(QObject):
     def __init__(self, parent: Optional[QObject] = None):
         super().__init__(parent)
         self.resident: Optional[Resident] = None
-        self._finish: Callable[[str], None] = lambda how: None
+        self._ends: Optional[Ends] = None
         self._leaves = False
         self.timer = QTimer(self)
         self.timer.setInterval(LOOK_MS)
@@ -39,20 +50,14 @@ class Corrector(QObject):
         """True during a correction."""
         return self.resident is not None and self.resident.busy
 
-    def correct(
-        self, line: Callable[[], List[str]], new: str, points: str, done: Callable[[], None],
-        failed: Callable[[str], None], cancelled: Callable[[], None], died: Callable[[], None],
-    ) -> None:  # fmt: skip
+    def correct(self, line: Callable[[], List[str]], new: str, points: str, ends: Ends) -> None:
         """Replace the file of points, and correct the result.
 
         Args:
             line: function that returns the command line, when the file of points exists.
             new: the new file of points; it is moved.
             points: the file of points that the program reads.
-            done: function for the end.
-            failed: function that gets why the correction failed.
-            cancelled: function for the end if the user has cancelled.
-            died: function for a program that cannot be started, or that ends.
+            ends: functions for the end.
 
         Raises:
             OSError: the file of points cannot be replaced.
@@ -67,9 +72,7 @@ class Corrector(QObject):
             kept.ask()
         else:
             self.resident = Resident(line(), environment())
-        self._leaves = False
-        ends = {"done": done, "cancelled": cancelled, "died": died}
-        self._finish = lambda how: ends[how]() if how in ends else failed(how)
+        self._leaves, self._ends = False, ends
         self.timer.start()
         self.started.emit()
 
@@ -94,20 +97,23 @@ class Corrector(QObject):
             if event.text and was_busy and (event.kind == "progress" or event.level == "warning"):
                 self.told.emit(event.text)
         if resident.ended or resident.is_deaf:
-            how = "cancelled" if resident.cancelled else "died"
+            cancelled = resident.cancelled
             self.shut()
             if was_busy:
-                self._end(how)
+                self._end(lambda ends: ends.cancelled() if cancelled else ends.died())
         elif was_busy and not resident.busy:
             if self._leaves:
                 self._forget()
-            self._end(resident.failure or "done")
+            why = resident.failure
+            self._end(lambda ends: ends.failed(why) if why else ends.done())
         elif resident.is_idle:
             self._forget()
 
-    def _end(self, how: str) -> None:
+    def _end(self, tell: Callable[[Ends], None]) -> None:
+        ends, self._ends = self._ends, None
         self.ended.emit()
-        self._finish(how)
+        if ends is not None:
+            tell(ends)
 
     def _forget(self) -> None:
         """End the program in the background."""

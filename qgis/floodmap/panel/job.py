@@ -15,7 +15,7 @@ from qgis.core import (
 from qgis.PyQt.QtCore import QObject, pyqtSignal
 
 from ..algorithms.segment import watching_line
-from .corrector import Corrector
+from .corrector import Corrector, Ends
 
 SEGMENT = "floodmap:segment"
 """Id of the algorithm that also corrects."""
@@ -125,8 +125,8 @@ class Job(QObject):
 
         try:
             self.corrector.correct(
-                lambda: watching_line(parameters, context()), new, parameters["PROMPTS"], lambda: done(outputs),
-                failed, lambda: done({}), run,
+                lambda: watching_line(parameters, context()), new, parameters["PROMPTS"],
+                Ends(done=lambda: done(outputs), failed=failed, cancelled=lambda: done({}), died=run),
             )  # fmt: skip
         except QgsProcessingException:  # the run has the same reason, and tells it
             run()
