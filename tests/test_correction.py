@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -31,7 +31,7 @@ from floodmap.output.polygons import polygonize
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
 from floodmap_cli.main import run
-from floodmap_cli.watching import changes_of
+from floodmap_cli.watching import State, changes_of, state_of
 
 SIDE = 64
 OPTIONS = SegmentOptions(tile_size=SIDE, overlap=8, keep_features=True)
@@ -310,7 +310,7 @@ def test_a_watched_file_corrects_the_result_when_it_is_saved(
 ) -> None:
     path, out, seen = clicks(tmp_path, (100, 90, 1)), tmp_path / "out", []
 
-    def saves(file: Path) -> Iterator[None]:
+    def saves(file: Path, *_: object) -> Iterator[None]:
         for places in ([(100, 90, 1), (30, 30, 0)], []):
             seen.append(json.loads((out / "scene.json").read_text()).get("correction", {}).get("points"))
             file.unlink()
@@ -326,24 +326,80 @@ def test_a_watched_file_corrects_the_result_when_it_is_saved(
     assert "correction" not in json.loads((out / "scene.json").read_text())
 
 
-def test_changes_of_a_file_are_seen_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, sleeps = tmp_path / "clicks.gpkg", 0
-    path.write_bytes(b"1")
+def test_a_program_is_told_when_a_correction_begins_and_ends_and_that_it_failed(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = clicks(tmp_path, (100, 90, 1)), tmp_path / "out"
+
+    def saves(file: Path, seen: State, on_wait: Callable[[], None]) -> Iterator[None]:
+        assert seen == state_of(file)
+        on_wait()
+        clicks(tmp_path, (100, 90, 1), (30, 30, 0))
+        yield
+        assert json.loads((out / "scene.json").read_text())["correction"]["points"] == {"flood": 1, "dry": 1}
+        file.write_bytes(b"no points")
+        yield
+
+    monkeypatch.setattr("floodmap_cli.watching.changes_of", saves)
+    options = ["--prompts", str(path), "--watch", "--min-area", "0", "--progress", "json"]
+    assert run(["segment", str(scene), "-o", str(out), *options]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    assert [(one["event"], one.get("exit_code")) for one in found if one["event"] not in ("progress", "message")] == [
+        ("watching", 0), ("watching", 0), ("correcting", None), ("watching", 0), ("correcting", None),
+        ("watching", 1), ("done", 0),
+    ]  # fmt: skip
+    [why] = [one["text"] for one in found if one["event"] == "message" and one["level"] == "error"]
+    assert "clicks.gpkg" in why
+    assert found.index({"event": "watching", "exit_code": 1}) > [one.get("text") for one in found].index(why)
+
+
+@pytest.fixture
+def sleeps(monkeypatch: pytest.MonkeyPatch) -> dict[int, Callable[[], object]]:
+    """What happens during the sleeps of `changes_of`, by their numbers; the last one is an interrupt."""
+    events: dict[int, Callable[[], object]] = {}
+    number = 0
 
     def sleep(_: float) -> None:
-        nonlocal sleeps
-        sleeps += 1
-        if sleeps == 3:
-            Path(f"{path}-wal").write_bytes(b"22")  # QGIS saves here first
-        if sleeps > 20:
+        nonlocal number
+        number += 1
+        events.get(number, lambda: None)()
+        if number >= max(events, default=0) + 20:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("floodmap_cli.watching.time.sleep", sleep)
+    return events
+
+
+def test_changes_of_a_file_are_seen_once_each(tmp_path: Path, sleeps: dict[int, Callable[[], object]]) -> None:
+    path = tmp_path / "clicks.gpkg"
+    path.write_bytes(b"1")
+    sleeps[3] = lambda: Path(f"{path}-wal").write_bytes(b"22")  # QGIS saves here first
     changes = changes_of(path)
     next(changes)
-    assert sleeps == 4
+    assert Path(f"{path}-wal").exists()
     with pytest.raises(KeyboardInterrupt):
         next(changes)
+
+
+def test_a_change_since_the_file_was_read_is_seen(tmp_path: Path, sleeps: dict[int, Callable[[], object]]) -> None:
+    path = tmp_path / "clicks.gpkg"
+    path.write_bytes(b"1")
+    seen = state_of(path)
+    path.write_bytes(b"22")
+    next(changes_of(path, seen))
+    with pytest.raises(KeyboardInterrupt):
+        next(changes_of(path))
+
+
+def test_who_waits_is_told_so_again_and_again(
+    tmp_path: Path, sleeps: dict[int, Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("floodmap_cli.watching.LOOKS", 5)
+    path, waits = tmp_path / "clicks.gpkg", Mock()
+    path.write_bytes(b"1")
+    with pytest.raises(KeyboardInterrupt):
+        next(changes_of(path, on_wait=waits))
+    assert waits.call_count == 3
 
 
 def test_watching_needs_a_file_of_points(scene: Path, tmp_path: Path) -> None:

@@ -76,6 +76,24 @@ def test_clicks_become_points_and_change_the_result(panel: dict[str, Any]) -> No
         assert mask.read(1)[mask.height // 2, mask.width // 2] == 1
 
 
+def test_one_program_stays_for_the_next_corrections(panel: dict[str, Any]) -> None:
+    said, staying = panel["messages"], panel["staying"]
+    assert len(staying["again"]) == 1
+    assert staying["again"] == staying["second"] == staying["no label"] == staying["third"]
+    assert said["second"] != said["again"] == said["third"]
+    assert "label" in said["no label"] and panel["red"]
+    assert panel["legends"]["second"] == panel["legends"]["no label"] == panel["legends"]["again"]
+
+
+def test_the_program_that_stays_ends_and_a_run_of_its_own_takes_its_place(panel: dict[str, Any]) -> None:
+    staying = panel["staying"]
+    assert staying["places"] == []  # a run has begun
+    for name in ("killed", "cancel", "idle", "closed", "other scene", "unloaded"):
+        assert (len(staying[f"before {name}"]), staying[name]) == (1, []), name
+    assert panel["messages"]["killed"] == panel["messages"]["again"]
+    assert panel["messages"]["cancel"].startswith("Cancelled")
+
+
 def test_a_review_in_the_panel_is_taken_in_and_out(panel: dict[str, Any]) -> None:
     said = panel["messages"]
     assert "places, the largest expected error first" in said["places"]

@@ -50,7 +50,10 @@ class FloodmapPlugin:
             self.panel = FloodmapPanel(self.iface)
             self.panel.visibilityChanged.connect(self.action.setChecked)
             self.iface.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, self.panel)
-        self.panel.setVisible(shown)
+        if shown:
+            self.panel.show()
+        else:
+            self.panel.close()
 
     def unload(self) -> None:
         """Remove all that was added."""

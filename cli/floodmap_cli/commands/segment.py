@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from floodmap.inference.loop import Progress
     from floodmap.output.results import FloodMap
 
+    from ..watching import State
+
 log = logging.getLogger("floodmap")
 
 REFUSED, FAILED_WINDOWS = 1, 3
@@ -134,8 +136,12 @@ def segment(
     in_one_file = catalogue is not None or stac_items is not None
     if watch and (len(found) > 1 or in_one_file or as_json or not isinstance(settings["prompts"], Path)):
         raise click.UsageError("--watch needs one scene and a local file of points (--prompts FILE), and no --json")
+    seen = None
     if watch:
+        from ..watching import state_of
+
         settings["keep_features"] = True
+        seen = state_of(settings["prompts"])  # before the points are read: a change during the first run counts
     if in_one_file or (len(found) > 1 and needs_workers(workers, scheduler, device)):
         return segment_many(
             found, out, catalogue, opened, options_for, items=stac_items, helper=helper, as_json=as_json,
@@ -174,7 +180,8 @@ def segment(
                 log.error("%s", error)
                 worst = REFUSED
         if watch:
-            _watch(lambda: segmented(*free[0], replace(options, resume=True, overwrite=False)), settings["prompts"])
+            again = replace(options, resume=True, overwrite=False)
+            _watch(results[0], lambda: segmented(*free[0], again), settings["prompts"], seen)
     if results and verbosity >= 0:  # with --json, this line goes to standard error: standard output holds only the JSON
         click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if as_json:
@@ -184,17 +191,35 @@ def segment(
     return worst
 
 
-def _watch(correct: Callable[[], object], points: Path) -> None:
-    """Correct a result whenever the file of points changes, until the user presses Ctrl+C."""
+def _watch(first: FloodMap, correct: Callable[[], FloodMap], points: Path, seen: State | None) -> None:
+    """Correct a result whenever the file of points changes, until the user presses Ctrl+C.
+
+    While it waits, the event "watching" is written every few seconds, so that the run ends if its reader has ended.
+
+    Args:
+        first: the result of the first run.
+        correct: function that makes the result again.
+        points: the file of points.
+        seen: its state before the first run.
+    """
     from ..watching import changes_of
+
+    code = FAILED_WINDOWS if first.failed_windows else 0
+
+    def wait() -> None:
+        lines.event("watching", exit_code=code)
 
     lines.message("info", f"waiting for changes of {points}; end with Ctrl+C")
     with suppress(KeyboardInterrupt):
-        for _ in changes_of(points):
+        wait()
+        for _ in changes_of(points, seen, wait):
+            lines.event("correcting")
             try:
-                correct()
+                code = FAILED_WINDOWS if correct().failed_windows else 0
             except FloodmapError as error:  # for example a point that has no label yet
                 log.error("%s", error)
+                code = REFUSED
+            wait()
 
 
 def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tuple[str, SourceName]]:

@@ -23,8 +23,10 @@ from qgis.core import (
 )
 
 from ..compat import POINTS, POLYGONS, RASTERS
+from ..core.arguments import command_line, watching
 from ..core.results import read_report, result_layers, scene_name, summary
 from ..layers import raster_source
+from ..running import program
 from .base import LOAD, OVERWRITE, ProgramAlgorithm
 
 INPUT, OUTPUT_FOLDER = "INPUT", "OUTPUT_FOLDER"
@@ -159,3 +161,23 @@ class SegmentFlood(ProgramAlgorithm):
             **found, OUTPUT_FOLDER: folder, "JSON": os.path.join(folder, f"{name}.json"), "NAME": name,
             "FLOOD_AREA_HA": report.get("flood_area_ha"), "OBSERVED_SHARE": report.get("observed_share"),
         }  # fmt: skip
+
+
+def watching_line(parameters: Dict[str, Any], context: QgsProcessingContext) -> List[str]:
+    """Return the command line of a program that stays and corrects a result whenever its points change.
+
+    Args:
+        parameters: those of the algorithm for one correction.
+        context: for the layers of parameters.
+
+    Raises:
+        QgsProcessingException: a parameter is wrong, or the program is not on this machine.
+    """
+    algorithm = SegmentFlood()
+    algorithm.initAlgorithm()
+    right, why = algorithm.checkParameterValues(parameters, context)
+    if not right:
+        raise QgsProcessingException(why)
+    algorithm.prepareAlgorithm(parameters, context, QgsProcessingFeedback())
+    places, options = algorithm.prepared
+    return command_line([program().path], algorithm.COMMAND, places, watching(options))

@@ -28,6 +28,11 @@ def command_line(
     return [*line, "--progress=json"]
 
 
+def watching(options: Sequence[Tuple[str, Any]]) -> List[Tuple[str, Any]]:
+    """Return the options of `segment` for a program that stays and corrects whenever the points change."""
+    return [(name, value) for name, value in options if name != "--json"] + [("--watch", True)]
+
+
 def _guarded(place: str) -> str:
     """Return a name of a file that is no option."""
     return os.path.join(".", place) if place.startswith("-") else place

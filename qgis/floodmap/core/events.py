@@ -21,7 +21,7 @@ class Event(NamedTuple):
     """One line of the program."""
 
     kind: str
-    """"progress", "message" or "done"."""
+    """"progress", "message", "watching", "correcting" or "done"."""
     level: str = "info"
     """Level of a message: one of `LEVELS`."""
     text: str = ""
@@ -30,6 +30,8 @@ class Event(NamedTuple):
     """Finished share of the stage, 0 to 1; None if it is unknown."""
     stage: str = ""
     """Name of the stage."""
+    code: int = 0
+    """Exit code of what has ended, of "watching" and "done"."""
 
 
 def parse(line: str) -> Event:
@@ -47,8 +49,9 @@ def parse(line: str) -> Event:
     if kind == "message":
         level = found.get("level")
         return Event("message", level if level in LEVELS else "info", str(found.get("text") or ""))
-    if kind == "done":
-        return Event("done")
+    if kind in ("watching", "correcting", "done"):
+        code = found.get("exit_code")
+        return Event(kind, code=code if isinstance(code, int) else 0)
     return _plain(line)
 
 

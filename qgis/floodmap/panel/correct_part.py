@@ -107,7 +107,7 @@ class CorrectPart(QGroupBox):
         self.state.setText(f"{wet} on water, {dry} not on water" if wet + dry else "No points yet")
         self.undo.setEnabled(wet + dry > 0)
         can_run = wet + dry > 0 or (layer is not None and self.session.is_corrected)
-        self.again.setEnabled(can_run and self.session.job.task is None)
+        self.again.setEnabled(can_run and not self.session.job.busy)
 
     def close_tool(self) -> None:
         """Give the map back to the other tools."""

@@ -8,10 +8,17 @@ from qgis.core import (
     QgsApplication,
     QgsProcessingAlgRunnerTask,
     QgsProcessingContext,
+    QgsProcessingException,
     QgsProcessingFeedback,
     QgsProject,
 )
 from qgis.PyQt.QtCore import QObject, pyqtSignal
+
+from ..algorithms.segment import watching_line
+from .corrector import Corrector, Ends
+
+SEGMENT = "floodmap:segment"
+"""Id of the algorithm that also corrects."""
 
 
 class PanelFeedback(QgsProcessingFeedback):
@@ -40,8 +47,15 @@ class PanelFeedback(QgsProcessingFeedback):
         self.errors.append(error)
 
 
+def context() -> QgsProcessingContext:
+    """Return a new context of Processing with the project."""
+    found = QgsProcessingContext()
+    found.setProject(QgsProject.instance())
+    return found
+
+
 class Job(QObject):
-    """One algorithm at a time, in the background."""
+    """One algorithm or correction at a time, in the background."""
 
     started = pyqtSignal()
     told = pyqtSignal(str)
@@ -53,12 +67,20 @@ class Job(QObject):
         self.task: Optional[QgsProcessingAlgRunnerTask] = None
         self.feedback: Optional[PanelFeedback] = None
         self._context: Optional[QgsProcessingContext] = None
+        self.corrector = Corrector(self)
+        for name in ("started", "told", "progress", "ended"):
+            getattr(self.corrector, name).connect(getattr(self, name))
+
+    @property
+    def busy(self) -> bool:
+        """True while an algorithm or a correction runs."""
+        return self.task is not None or self.corrector.busy
 
     def start(
         self, algorithm: str, parameters: Dict[str, Any], done: Callable[[Dict[str, Any]], None],
         failed: Callable[[str], None],
     ) -> None:  # fmt: skip
-        """Start an algorithm.
+        """Start an algorithm. The program that stays for corrections ends.
 
         Args:
             algorithm: its id, such as "floodmap:segment".
@@ -66,12 +88,12 @@ class Job(QObject):
             done: function that gets the outputs; they are empty if the user has cancelled.
             failed: function that gets the reason of a failure.
         """
-        if self.task is not None:
+        if self.busy:
             failed("Another run is not finished yet.")
             return
+        self.corrector.release()
         found = QgsApplication.processingRegistry().createAlgorithmById(algorithm)
-        self._context = QgsProcessingContext()
-        self._context.setProject(QgsProject.instance())
+        self._context = context()
         self.feedback = PanelFeedback()
         right, why = found.checkParameterValues(parameters, self._context)
         if not right:
@@ -84,8 +106,36 @@ class Job(QObject):
         self.started.emit()
         QgsApplication.taskManager().addTask(self.task)
 
+    def correct(
+        self, parameters: Dict[str, Any], new: str, done: Callable[[Dict[str, Any]], None],
+        failed: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """Correct a result by the program that stays; if there is none, by a run of its own.
+
+        Args:
+            parameters: those of `floodmap:segment`. PROMPTS is the file of points of the result.
+            new: file of the new points; it takes the place of PROMPTS.
+            done: function for the end; it gets no outputs if the user has cancelled.
+            failed: function that gets the reason of a failure.
+        """
+        outputs = {"OUTPUT_FOLDER": parameters["OUTPUT_FOLDER"]}
+
+        def run() -> None:
+            self.start(SEGMENT, parameters, done, failed)
+
+        try:
+            self.corrector.correct(
+                lambda: watching_line(parameters, context()), new, parameters["PROMPTS"],
+                Ends(done=lambda: done(outputs), failed=failed, cancelled=lambda: done({}), died=run),
+            )  # fmt: skip
+        except QgsProcessingException:  # the run has the same reason, and tells it
+            run()
+        except OSError as error:
+            failed(f"{parameters['PROMPTS']} cannot be replaced: {error.strerror or error}")
+
     def cancel(self) -> None:
         """Ask the run to end."""
+        self.corrector.cancel()
         if self.feedback is not None:
             self.feedback.cancel()
 

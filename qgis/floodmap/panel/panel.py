@@ -52,6 +52,12 @@ class FloodmapPanel(QDockWidget):
         self.message.setStyleSheet("color: #b00020" if bad else "")
 
     def close_tools(self) -> None:
-        """Give the map back, and end a run."""
+        """Give the map back, and end a run and the program that stays."""
         self.correct_part.close_tool()
         self.session.job.cancel()
+        self.session.job.corrector.shut()
+
+    def closeEvent(self, event: Any) -> None:
+        """End the program that stays for corrections: it holds the model in memory."""
+        self.session.job.corrector.release()
+        super().closeEvent(event)

@@ -152,7 +152,7 @@ class ReviewPart(QGroupBox):
 
     def update_state(self) -> None:
         """Show which buttons can be used."""
-        free = bool(self.session.outputs) and self.session.job.task is None
+        free = bool(self.session.outputs) and not self.session.job.busy
         for button in (self.find, self.apply, self.undo):
             button.setEnabled(free)
         self.apply.setEnabled(free and os.path.isfile(self.path))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional
 
-from qgis.core import QgsProject
+from qgis.core import QgsProcessingException, QgsProject
 from qgis.gui import QgsFileWidget, QgsMapLayerComboBox
 from qgis.PyQt.QtWidgets import QComboBox, QFormLayout, QGroupBox, QHBoxLayout, QProgressBar, QPushButton, QWidget
 
 from ..compat import POLYGON_LAYERS, RASTER_LAYERS
 from ..layers import write_vector
+from .job import SEGMENT
 from .session import Session
 
 
@@ -67,7 +68,8 @@ class RunPart(QGroupBox):
     def _busy(self, busy: bool) -> None:
         self.bar.setRange(0, 0)  # unknown until the first window is done
         self.bar.setVisible(busy)
-        self.run.setEnabled(not busy)
+        for widget in (self.run, self.more, self.scene):  # the result is that of the scene
+            widget.setEnabled(not busy)
         self.cancel.setEnabled(busy)
 
     def _progress(self, percent: float) -> None:
@@ -92,19 +94,38 @@ class RunPart(QGroupBox):
         if session.scene is None:
             session.say("Choose a scene: a raster layer that is a file.", True)
             return
+        if session.job.busy:
+            session.say("Another run is not finished yet.", True)
+            return
         parameters = self.parameters()
-        if points is not None and session.can_correct:
+        corrects = points is not None and session.can_correct
+        if corrects:
             parameters.update(OUTPUT_FOLDER=session.outputs["OUTPUT_FOLDER"], RESUME=True)
-            session.hide_result()
+        written = ""
         if points is not None:
-            file = f"{parameters['OUTPUT_FOLDER']}_corrections.gpkg"
-            parameters["PROMPTS"] = write_vector(points, file, QgsProject.instance().transformContext())
-        session.say("The program starts…")
-        session.job.start("floodmap:segment", parameters, session.show_result, session.show_failure)
+            parameters["PROMPTS"] = f"{parameters['OUTPUT_FOLDER']}_corrections.gpkg"
+            # The program that stays must not see a half-written file.
+            written = f"{parameters['OUTPUT_FOLDER']}_new.gpkg" if corrects else parameters["PROMPTS"]
+            try:
+                write_vector(points, written, QgsProject.instance().transformContext())
+            except QgsProcessingException as error:
+                session.say(str(error), True)
+                return
+        session.say("Correcting…" if session.job.corrector.resident else "The program starts…")
+        if corrects:
+            session.hide_result()
+            before = dict(session.outputs)
+            session.job.correct(
+                parameters, written, lambda outputs: session.show_result({**before, **outputs} if outputs else {}),
+                session.show_failure,
+            )  # fmt: skip
+        else:
+            session.job.start(SEGMENT, parameters, session.show_result, session.show_failure)
 
     def open_dialog(self) -> None:
         """Open the dialog of Processing with all parameters."""
         import processing
 
+        self.session.job.corrector.release()
         parameters = {**self.parameters(), "LOAD": True}
-        processing.execAlgorithmDialog("floodmap:segment", {k: v for k, v in parameters.items() if v is not None})
+        processing.execAlgorithmDialog(SEGMENT, {k: v for k, v in parameters.items() if v is not None})

@@ -47,6 +47,7 @@ class Session(QObject):
         """Choose the scene. Its last result, if there is one, is the current one."""
         if layer is not self.scene:
             self.scene = layer
+            self.job.corrector.release()
             self.outputs = (latest_run(self.folder) or {}) if layer is not None else {}
             if self.outputs:
                 run = os.path.basename(self.outputs["OUTPUT_FOLDER"])
@@ -99,8 +100,9 @@ class Session(QObject):
     def show_result(self, outputs: Dict[str, Any]) -> None:
         """Load the layers of a new result in place of those of the old one."""
         if not outputs:
+            button = "Segment" if self._at is None else "Correct the result"
             self._show_again()
-            self.say("Cancelled. 'Segment' begins again.")
+            self.say(f"Cancelled. '{button}' begins again.")
             return
         old, self.outputs = self.outputs, outputs
         at = 0
