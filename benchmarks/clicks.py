@@ -41,7 +41,7 @@ from floodmap.models.registry import resolve
 from floodmap.options import SegmentOptions
 from floodmap.pipeline import segment_scene
 
-POINTS, CLICKS = 5, 6
+POINTS, CLICKS = 5, 12
 
 
 def iou(codes: NDArray[np.uint8], mask: NDArray[np.uint8]) -> float:
@@ -119,6 +119,7 @@ def timed(scene: Path, model: Segmenter) -> None:
         with rasterio.open(out / f"{name}_probability.tif") as dataset:
             old = dataset.read(1)
         places = clicked_places(out / f"{name}_probability.tif", np.random.default_rng(0))
+        windows = 0
         for number in range(1, CLICKS + 1):
             write_points(clicks, scene, places[:number])
             begun = time.monotonic()
@@ -126,8 +127,12 @@ def timed(scene: Path, model: Segmenter) -> None:
                 scene, out, model, SegmentOptions(resume=True, prompts=clicks, batch_size=4), name=name
             )
             seconds = time.monotonic() - begun
-            about = result.report["correction"]
-            print(f"{number} points, model loaded: {seconds:.2f} s; {about['pixels_changed']} pixels changed")
+            about, before_it = result.report["correction"], windows
+            windows = about["windows"]
+            print(
+                f"{number} points, model loaded: {seconds:.2f} s; {windows - before_it} new windows, "
+                f"{about['pixels_changed']} pixels changed in all"
+            )
         write_points(clicks, scene, places)
         print(f"{len(places)} points, by a command of its own: {by_command(scene, out, clicks):.2f} s")
         with rasterio.open(out / f"{name}_probability.tif") as dataset:
