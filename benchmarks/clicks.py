@@ -101,10 +101,8 @@ def clicked_places(probability: Path, rng: np.random.Generator) -> list[tuple[in
 def by_command(scene: Path, out: Path, clicks: Path) -> float:
     """Seconds that `floodmap segment --resume` takes, with the start of Python."""
     begun = time.monotonic()
-    subprocess.run(
-        [Path(sys.executable).with_name("floodmap"), "segment", scene, "-o", out, "--resume", "--prompts", clicks, "-q"],
-        check=True,
-    )  # fmt: skip
+    program = Path(sys.executable).with_name("floodmap")
+    subprocess.run([program, "segment", scene, "-o", out, "--resume", "--prompts", clicks, "-q"], check=True)
     return time.monotonic() - begun
 
 

@@ -154,13 +154,17 @@ class ChangedCodes:
         near = [change for change in self._changes if _overlap(change.window, area)]
         if not near:
             return codes
-        percent, changed = codes.astype(np.float32), np.zeros(codes.shape, bool)
+        part = _around([change.window for change in near], area)
+        old = codes[part.within(area).slices]
+        percent, changed = old.astype(np.float32), np.zeros(old.shape, bool)
         for change in near:
-            changed |= change.add_to(percent, area)
-        changed &= codes < FIRST_REASON
+            changed |= change.add_to(percent, part)
+        changed &= old < FIRST_REASON
         # The small number is that of `mosaic.Sums.codes`.
         new = np.clip(percent + np.float32(0.5 + 1e-4), 0, 100).astype(np.uint8)
-        return np.where(changed, new, codes)
+        result = codes.copy()
+        result[part.within(area).slices] = np.where(changed, new, old)
+        return result
 
 
 def changes_by_points(
@@ -286,6 +290,15 @@ def _read(file: Path, window: Window) -> Steps | None:
         return values.reshape(window.height, window.width)
     except (OSError, ValueError, lz4.block.LZ4BlockError):
         return None
+
+
+def _around(windows: Sequence[Window], area: Window) -> Window:
+    """Return the smallest rectangle of an area that contains all that the windows share with it."""
+    top = max(min(window.row_off for window in windows), area.row_off)
+    left = max(min(window.col_off for window in windows), area.col_off)
+    bottom = min(max(window.row_end for window in windows), area.row_end)
+    right = min(max(window.col_end for window in windows), area.col_end)
+    return Window(top, left, bottom - top, right - left)
 
 
 def _overlap(one: Window, other: Window) -> bool:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from floodmap.correction.changes import ChangedCodes
 from floodmap.correction.cog_tiles import rewritten_rasters
@@ -19,6 +24,7 @@ from floodmap.output.cog import KINDS
 from floodmap.output.finishing import Finishing
 from floodmap.output.polygons import Polygons, layers, polygonize
 from floodmap.output.results import FloodMap
+from floodmap.strips.codes import FIRST_REASON
 
 
 def prepared(features: Features, boxes: Sequence[Window], grid: GeoGrid) -> Change | None:
@@ -30,7 +36,19 @@ def prepared(features: Features, boxes: Sequence[Window], grid: GeoGrid) -> Chan
     return None if outlines is None else Change(outlines, boxes, grid=grid)
 
 
-def write_quickly(finishing: Finishing, features: Features, codes: ChangedCodes, change: Change | None) -> FloodMap:
+def described(finishing: Finishing, about: Mapping[str, Any], changed: int) -> Finishing:
+    """Return settings that describe a correction in the JSON report, with the number of changed pixels."""
+    return replace(finishing, settings={**finishing.settings, "correction": {**about, "pixels_changed": changed}})
+
+
+def count_changed(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> int:
+    """Return the number of observed pixels whose code is changed."""
+    return int(((before != after) & (before < FIRST_REASON)).sum())
+
+
+def write_quickly(
+    finishing: Finishing, features: Features, codes: ChangedCodes, change: Change | None, about: Mapping[str, Any]
+) -> FloodMap:
     """Write a corrected result from the automatic one and the changes.
 
     The files have the bytes of a result that is written as a whole (`Finishing.run`), apart from the last digits of the
@@ -41,6 +59,7 @@ def write_quickly(finishing: Finishing, features: Features, codes: ChangedCodes,
         features: features of the automatic result.
         codes: codes with the changes.
         change: see `prepared`.
+        about: description of the correction for the JSON report, without the number of changed pixels.
 
     Raises:
         OutputError: a file cannot be written.
@@ -49,11 +68,12 @@ def write_quickly(finishing: Finishing, features: Features, codes: ChangedCodes,
         rasters = executor.submit(_rasters, finishing, features, codes)
         census = executor.submit(census_with_changes, features.census(finishing.threshold), codes, finishing.grid)
         polygons = _polygons(finishing, codes, change)
-        return finishing.complete(codes, rasters.result(), polygons, census.result())
+        taken, changed = census.result()
+        return described(finishing, about, changed).complete(codes, rasters.result(), polygons, taken)
 
 
-def census_with_changes(before: Census, codes: ChangedCodes, grid: GeoGrid) -> Census:
-    """Return the pixels and areas of a scene with changes.
+def census_with_changes(before: Census, codes: ChangedCodes, grid: GeoGrid) -> tuple[Census, int]:
+    """Return the pixels and areas of a scene with changes, and the number of changed pixels.
 
     Args:
         before: pixels and areas without the changes.
@@ -61,17 +81,18 @@ def census_with_changes(before: Census, codes: ChangedCodes, grid: GeoGrid) -> C
         grid: grid of the scene's pixels.
     """
     pixels = before.pixels.copy()
-    ground = None if before.ground_m2 is None else before.ground_m2.copy()
+    ground, changed = None if before.ground_m2 is None else before.ground_m2.copy(), 0
     for row, column, *of_block in codes.changed_blocks():
         old, new = (
             take_census([(row, one)], grid, threshold=before.threshold, first_column=column) for one in of_block
         )
+        changed += count_changed(*of_block)
         pixels += new.pixels - old.pixels
         if ground is not None and old.ground_m2 is not None and new.ground_m2 is not None:
             ground += new.ground_m2 - old.ground_m2
     if ground is not None:
         ground[pixels == 0] = 0  # not the rest of a rounding
-    return Census(pixels=pixels, ground_m2=ground, threshold=before.threshold)
+    return Census(pixels=pixels, ground_m2=ground, threshold=before.threshold), changed
 
 
 def _rasters(finishing: Finishing, features: Features, codes: ChangedCodes) -> tuple[Path, Path]:

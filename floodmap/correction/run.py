@@ -25,7 +25,6 @@ from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
 from floodmap.output.finishing import Finishing
 from floodmap.output.results import FloodMap
-from floodmap.strips.codes import FIRST_REASON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +103,12 @@ class Correction:
         json_report = finishing.out / f"{finishing.name}.json"
         if not len(self.points.points_xy):
             return self._brought_back(json_report)
-        from floodmap.correction.quick import prepared, write_quickly  # its libraries take time to import
+        from floodmap.correction.quick import (  # its libraries take time to import
+            count_changed,
+            described,
+            prepared,
+            write_quickly,
+        )
 
         quick = can_be_quick(finishing)
         with ThreadPoolExecutor(1, thread_name_prefix="outlines") as executor:
@@ -115,17 +119,18 @@ class Correction:
             )
         codes = ChangedCodes(self.features, grid, found, scratch)
         automatic = self.features.automatic.report
-        about = {"points": _counts(self.points), "windows": len(found), "pixels_changed": _n_changed(codes)}
-        about["automatic_run_finished"] = automatic["run"]["finished"]
-        finishing = replace(
-            finishing, settings={**finishing.settings, "correction": about}, warnings=tuple(automatic["warnings"])
-        )  # fmt: skip
+        about = {
+            "points": _counts(self.points), "windows": len(found),
+            "automatic_run_finished": automatic["run"]["finished"],
+        }  # fmt: skip
+        finishing = replace(finishing, warnings=tuple(automatic["warnings"]))
         scene.refuse_changed()
         with writing(json_report):
             json_report.unlink(missing_ok=True)  # it marks the other files as complete
         if change:
-            return write_quickly(finishing, self.features, codes, change.result())
-        return finishing.run(codes, at_once=True)
+            return write_quickly(finishing, self.features, codes, change.result(), about)
+        changed = sum(count_changed(*of_block) for _, _, *of_block in codes.changed_blocks())
+        return described(finishing, about, changed).run(codes, at_once=True)
 
     def _brought_back(self, json_report: Path) -> FloodMap:
         """Copy the files of the automatic result to their folder, the JSON report last."""
@@ -165,10 +170,3 @@ def _refuse_reviewed(out: Path, name: str) -> None:
 
 def _counts(points: Prompts) -> dict[str, int]:
     return {"flood": int((points.labels == 1).sum()), "dry": int((points.labels == 0).sum())}
-
-
-def _n_changed(codes: ChangedCodes) -> int:
-    """Return the number of observed pixels whose code is changed."""
-    return sum(
-        int(((before != after) & (before < FIRST_REASON)).sum()) for _, _, before, after in codes.changed_blocks()
-    )
