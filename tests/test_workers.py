@@ -379,8 +379,9 @@ def test_options_that_exclude_each_other_are_refused(options: dict[str, Any], sa
 # Ctrl-C, and the shipped model.
 
 PROGRAM = """
-import sys
+import signal, sys
 from contextlib import contextmanager
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell ignore it
 sys.path[:0] = [sys.argv[1]]
 import floodmap_cli.commands.segment as segment
 from fakes import FakeSource
