@@ -6,22 +6,20 @@ If the fingerprint of a scene has changed since an earlier run, the run is not r
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tarfile
-import time
 import warnings
 import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from floodmap._runtime.hashes import hash_of
 from floodmap.errors import RemoteError, SceneError
 from floodmap.geo.gdal import ARCHIVE_ERRORS, closed_by, gdal_env_of
 from floodmap.geo.names import has_gdal_name
@@ -38,16 +36,6 @@ WHOLE_BYTES = 2**30
 """Largest total size of a raster's files, in bytes, with which every file is hashed whole.
 
 If the total is larger, a file of more than 1 MiB is not hashed whole: pieces, size and modification time are hashed."""
-_EDGE_BYTES = 64 * 2**10
-_PIECE_BYTES = 4 * 2**10
-_PIECES = 256
-_SETTLED_NS = 60 * 10**9
-"""Least age of the last change of a file, in nanoseconds, with which its hash is kept. The times in the file system are
-too coarse to show a second change soon after the first."""
-_MOST_KNOWN = 1024
-_known: dict[tuple[object, ...], bytes] = {}
-"""Hashes of this process by path, size and times of the file. A process that corrects a scene again and again does not
-read the whole scene each time."""
 _IN_ARCHIVE = re.compile(r"/vsi(zip|tar)/")
 _MAX_DEPTH = 8
 """Largest depth of VRTs inside VRTs."""
@@ -251,40 +239,11 @@ def _of_path(path: Path, *, whole: bool) -> bytes:
     if path.suffix.lower() == ".vrt":
         return _of_vrt(path.read_bytes())
     changes = [Path(f"{path}{ending}") for ending in _UNCOMMITTED]
-    return b"".join(_of_file(file, whole=whole) for file in [path, *changes] if file == path or _has_bytes(file))
+    return b"".join(hash_of(file, whole=whole) for file in [path, *changes] if file == path or _has_bytes(file))
 
 
 def _has_bytes(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
-
-
-def _of_file(path: Path, *, whole: bool) -> bytes:
-    with path.open("rb") as file:
-        stat = os.fstat(file.fileno())
-        state = str(path), whole, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-        if state not in _known:
-            digest = _hashed(file, stat) if not whole else hashlib.file_digest(file, "sha256").digest()
-            if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < _SETTLED_NS:
-                return digest
-            if len(_known) == _MOST_KNOWN:
-                _known.pop(next(iter(_known)))
-            _known[state] = digest
-        return _known[state]
-
-
-def _hashed(file: BufferedReader, stat: os.stat_result) -> bytes:
-    """Return the SHA-256 of pieces, size and modification time of a file; of a small file, of all its bytes."""
-    size = stat.st_size
-    if size <= _PIECES * _PIECE_BYTES:
-        return hashlib.file_digest(file, "sha256").digest()
-    digest = hashlib.sha256(f"{size} {stat.st_mtime_ns}".encode())
-    digest.update(file.read(_EDGE_BYTES))
-    for number in range(1, _PIECES):
-        file.seek(size * number // _PIECES)
-        digest.update(file.read(_PIECE_BYTES))
-    file.seek(size - _EDGE_BYTES)
-    digest.update(file.read(_EDGE_BYTES))
-    return digest.digest()
 
 
 def _of_vrt(text: bytes) -> bytes:
